@@ -1,0 +1,1 @@
+"""Pretraining transformers for less, with random paths of their layers."""

@@ -1,0 +1,70 @@
+"""FLOPs of a training step, counted from sizes.
+
+A product of an [m, n] and an [n, p] matrix takes 2 m n p FLOPs; a backward pass
+takes twice its forward pass; recomputation, element-wise operations and the
+optimizer are not counted, as usual for model FLOPs (PaLM, arXiv 2204.02311,
+appendix B). So a training step on B sequences of T tokens takes
+
+  3 (k block + other)
+
+where k layers are kept and, for a block of width D, MLP width F and full
+attention,
+
+  block = 2 B T (4 D^2 + 2 D F) + 4 B T^2 D
+
+`other` is what every path pays: embeddings and head.
+"""
+
+import dataclasses
+
+import jax
+
+# Peak dense bfloat16 FLOP/s of a device, by the vendors' data sheets.
+PEAK_FLOPS = {
+  "TPU v4": 275e12,
+  "TPU v5 lite": 197e12,
+  "TPU v5": 459e12,
+  "TPU v6 lite": 918e12,
+  "NVIDIA A100-SXM4-40GB": 312e12,
+  "NVIDIA A100-SXM4-80GB": 312e12,
+  "NVIDIA H100 80GB HBM3": 989e12,
+  "NVIDIA H200": 989e12,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class StepFlops:
+  """FLOPs of a training step as a function of its kept layers.
+
+  Attributes:
+    block: forward FLOPs of one layer on a batch.
+    other: forward FLOPs of everything outside the layer stack.
+  """
+
+  block: float
+  other: float
+
+  def step(self, kept_layers: float) -> float:
+    """FLOPs of a forward and backward pass through a path of this length."""
+    return 3 * (kept_layers * self.block + self.other)
+
+
+def product(rows: int, inner: int, columns: int) -> float:
+  """FLOPs of a matrix product [rows, inner] x [inner, columns]."""
+  return 2.0 * rows * inner * columns
+
+
+def block_flops(*, batch: int, length: int, width: int, mlp_dim: int) -> float:
+  """Forward FLOPs of a block of full self-attention and a two-matrix MLP."""
+  tokens = batch * length
+  projections = product(tokens, width, 4 * width)
+  attention = 2 * batch * product(length, width, length)
+  return projections + attention + product(tokens, width, 2 * mlp_dim)
+
+
+def utilisation(flops_per_second: float) -> float | None:
+  """Model FLOPs utilisation of all devices; None if a peak is not known."""
+  peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
+  if peak is None:
+    return None
+  return flops_per_second / (peak * jax.device_count())

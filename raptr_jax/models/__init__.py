@@ -1,0 +1,1 @@
+"""Architectures: each a `contracts.Model` over the one `MaskedStack`."""

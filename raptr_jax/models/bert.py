@@ -1,0 +1,349 @@
+"""BERT for masked language modelling, over any path of its layers.
+
+With `norm="post"`, `activation="gelu"` and `layer_norm_epsilon=1e-12` this *is*
+the original BERT (arXiv 1810.04805); `params_from_published` says which tensor
+is which. `norm="pre"` normalises the input of each branch instead, and the
+output of the stack.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from raptr_jax import flops, losses
+from raptr_jax.contracts import Batch, LayerDraw, LayerPath, Metrics, Params
+from raptr_jax.models import layers
+from raptr_jax.models.masked_stack import MaskedStack, full_path
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+  """Sizes and variants of a BERT.
+
+  Attributes:
+    vocab_size: V.
+    num_layers: L.
+    embed_dim: D, divisible by `num_heads`.
+    num_heads: H.
+    mlp_dim: F; 4 D if None.
+    max_length: number of learned positions.
+    num_token_types: number of learned token types.
+    norm: "post" (the original's) or "pre".
+    activation: "gelu" (exact, the original's) or "gelu_tanh".
+    layer_norm_epsilon: added to the variance.
+    init_stddev: of the truncated normal that all kernels are drawn from.
+    dropout_rate: of embeddings, attention weights and residual branches.
+    dtype: compute dtype; parameters and softmax are float32.
+    remat: "full" or "none", see `MaskedStack`.
+    pooler: whether there is the dense layer on [CLS] that classifiers read.
+  """
+
+  vocab_size: int
+  num_layers: int
+  embed_dim: int
+  num_heads: int
+  mlp_dim: int | None = None
+  max_length: int = 512
+  num_token_types: int = 2
+  norm: str = "post"
+  activation: str = "gelu"
+  layer_norm_epsilon: float = 1e-12
+  init_stddev: float = 0.02
+  dropout_rate: float = 0.1
+  dtype: str = "float32"
+  remat: str = "full"
+  pooler: bool = False
+
+  def __post_init__(self):
+    if self.embed_dim % self.num_heads:
+      raise ValueError(
+        f"BertConfig.embed_dim = {self.embed_dim} is no multiple of"
+        f" BertConfig.num_heads = {self.num_heads}."
+      )
+    for name, choices in (
+      ("norm", ("post", "pre")),
+      ("activation", tuple(layers.ACTIVATIONS)),
+      ("dtype", ("float32", "bfloat16")),
+      ("remat", ("full", "none")),
+    ):
+      if getattr(self, name) not in choices:
+        raise ValueError(
+          f"BertConfig.{name} = {getattr(self, name)!r}, expected one of"
+          f" {choices}."
+        )
+
+  @property
+  def mlp_width(self) -> int:
+    return self.mlp_dim or 4 * self.embed_dim
+
+  def kernel_init(self) -> layers.Initializer:
+    return layers.truncated_normal(self.init_stddev)
+
+
+class BertBlock(nn.Module):
+  """Attention and MLP with their residuals.
+
+  Pre-norm scales the block's residual once: x + scale (attention + MLP).
+  Post-norm has no such sum, and scales each branch before its norm.
+  """
+
+  config: BertConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "B T D"],
+    scale: Float[Array, ""],
+    bias: Float[Array, "B 1 T T"],
+    deterministic: bool,
+  ) -> Float[Array, "B T D"]:
+    config = self.config
+    init = config.kernel_init()
+    attention = layers.SelfAttention(
+      config.num_heads, init, config.dropout_rate, name="attention"
+    )
+    mlp = layers.Mlp(config.mlp_width, config.activation, init, name="mlp")
+    norm = functools.partial(layers.LayerNorm, config.layer_norm_epsilon)
+    attention_norm = norm(name="attention_norm")
+    mlp_norm = norm(name="mlp_norm")
+    dropout = nn.Dropout(config.dropout_rate, deterministic=deterministic)
+    if config.norm == "post":
+      mixed = dropout(attention(x, bias, deterministic))
+      x = attention_norm(x + scale * mixed)
+      return mlp_norm(x + scale * dropout(mlp(x)))
+    mixed = dropout(attention(attention_norm(x), bias, deterministic))
+    return x + scale * (mixed + dropout(mlp(mlp_norm(x + mixed))))
+
+
+class Bert(nn.Module):
+  """Embeddings, stack, and the head that predicts masked tokens."""
+
+  config: BertConfig
+
+  def setup(self):
+    config = self.config
+    init = config.kernel_init()
+    embedding = functools.partial(
+      layers.Embedding,
+      features=config.embed_dim,
+      embedding_init=init,
+      dtype=config.dtype,
+    )
+    norm = functools.partial(layers.LayerNorm, config.layer_norm_epsilon)
+    self.token_embedding = embedding(config.vocab_size, axis="vocab")
+    self.position_embedding = embedding(config.max_length, axis="position")
+    self.type_embedding = embedding(config.num_token_types, axis="token_type")
+    self.embedding_norm = norm()
+    self.dropout = nn.Dropout(config.dropout_rate)
+    self.stack = MaskedStack(
+      functools.partial(BertBlock, config), config.num_layers, config.remat
+    )
+    if config.norm == "pre":
+      self.final_norm = norm()
+    if config.pooler:
+      self.pooler = layers.Dense((config.embed_dim,), ("embed", "embed"), init)
+    self.head_dense = layers.Dense(
+      (config.embed_dim,), ("embed", "embed_out"), init
+    )
+    self.head_norm = norm()
+    self.head_bias = self.param(
+      "head_bias",
+      nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",)),
+      (config.vocab_size,),
+      jnp.float32,
+    )
+
+  def encode(
+    self,
+    batch: Mapping[str, Array],
+    draw: LayerDraw | LayerPath,
+    dropout_key: jax.Array | None,
+  ) -> Float[Array, "B T D"]:
+    """Hidden states of `tokens`, `segment_ids`, `positions` [B, T].
+
+    `token_types` is optional: all 0 without it.
+    """
+    tokens = batch["tokens"]
+    token_types = batch.get("token_types", jnp.zeros_like(tokens))
+    x = self.token_embedding(tokens)
+    x = x + self.position_embedding(batch["positions"])
+    x = self.embedding_norm(x + self.type_embedding(token_types))
+    stack_key = None
+    if dropout_key is not None:
+      embedding_key, stack_key = jax.random.split(dropout_key)
+      x = self.dropout(x, deterministic=False, rng=embedding_key)
+    bias = layers.segment_bias(batch["segment_ids"])
+    x = self.stack(x, draw, bias, dropout_key=stack_key)
+    return self.final_norm(x) if self.config.norm == "pre" else x
+
+  def pool(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B D"]:
+    """Representation of each row by its first token, [CLS]."""
+    return jnp.tanh(self.pooler(hidden[:, 0]))
+
+  def predict(
+    self, hidden: Float[Array, "B T D"], target_positions: Int[Array, "B P"]
+  ) -> Float[Array, "B P V"]:
+    """Logits at the target positions, and only there."""
+    x = jnp.take_along_axis(hidden, target_positions[..., None], axis=1)
+    x = layers.ACTIVATIONS[self.config.activation](self.head_dense(x))
+    x = self.head_norm(x)
+    logits = self.token_embedding.attend(x).astype(jnp.float32)
+    return logits + self.head_bias
+
+  def __call__(
+    self,
+    batch: Mapping[str, Array],
+    draw: LayerDraw | LayerPath,
+    dropout_key: jax.Array | None = None,
+  ) -> Float[Array, "B P V"]:
+    """Logits of the masked tokens of a batch of `tasks.bert`."""
+    hidden = self.encode(batch, draw, dropout_key)
+    if self.config.pooler and self.is_initializing():
+      self.pool(hidden)
+    return self.predict(hidden, batch["target_positions"])
+
+
+@dataclasses.dataclass(frozen=True)
+class BertMaskedLM:
+  """A `contracts.Model`: BERT trained to restore masked tokens."""
+
+  config: BertConfig
+
+  @property
+  def num_layers(self) -> int:
+    return self.config.num_layers
+
+  @property
+  def module(self) -> Bert:
+    return Bert(self.config)
+
+  def init(self, key: jax.Array) -> Params:
+    row = jnp.zeros((1, 1), jnp.int32)
+    names = ("tokens", "segment_ids", "positions", "target_positions")
+    batch = dict.fromkeys(names, row)
+    return self.module.init(key, batch, full_path(self.num_layers))["params"]
+
+  def loss_fn(
+    self,
+    params: Params,
+    batch: Mapping[str, Array],
+    dropout_key: jax.Array | None,
+    draw: LayerDraw | LayerPath,
+  ) -> tuple[Float[Array, ""], Metrics]:
+    if self.config.dropout_rate == 0:
+      dropout_key = None
+    logits = self.module.apply({"params": params}, batch, draw, dropout_key)
+    return losses.cross_entropy(
+      logits, batch["targets"], batch["target_weights"]
+    )
+
+  def score_batch(
+    self,
+    params: Params,
+    batch: Mapping[str, Array],
+    draw: LayerDraw | LayerPath,
+  ) -> Float[Array, "B"]:
+    logits = self.module.apply({"params": params}, batch, draw)
+    scores = losses.token_log_likelihood(logits, batch["targets"])
+    return (scores * batch["target_weights"]).sum(-1)
+
+  def step_flops(self, batch: Batch) -> flops.StepFlops:
+    config = self.config
+    size, length = batch["tokens"].shape
+    width = config.embed_dim
+    predicted = batch["targets"].size
+    block = flops.block_flops(
+      batch=size, length=length, width=width, mlp_dim=config.mlp_width
+    )
+    head = flops.product(predicted, width, width + config.vocab_size)
+    return flops.StepFlops(block, head)
+
+
+def params_from_published(
+  tensors: Mapping[str, np.ndarray], config: BertConfig
+) -> Params:
+  """Parameters from the tensors of a published BERT checkpoint.
+
+  Names are those of the original release, `bert/...` and `cls/predictions/...`;
+  kernels are [input, output] in both. Query, key and value of a layer become
+  one kernel [D, 3, H, K]; the layers are stacked on a leading axis.
+
+    embeddings/{word,position,token_type}_embeddings
+        -> {token,position,type}_embedding/embedding
+    embeddings/LayerNorm/{gamma,beta}      -> embedding_norm/{scale,bias}
+    encoder/layer_l/attention/self/{query,key,value}
+        -> stack/layers/attention/qkv[l]
+    .../attention/output/dense             -> stack/layers/attention/out[l]
+    .../attention/output/LayerNorm         -> stack/layers/attention_norm[l]
+    .../intermediate/dense, .../output/dense
+        -> stack/layers/mlp/{wi,wo}[l]
+    .../output/LayerNorm                   -> stack/layers/mlp_norm[l]
+    pooler/dense                           -> pooler
+    cls/predictions/transform/{dense,LayerNorm} -> head_dense, head_norm
+    cls/predictions/output_bias            -> head_bias
+
+  Args:
+    tensors: arrays by name; others, such as those of the next-sentence head,
+      are ignored.
+    config: sizes of that checkpoint, with `norm="post"`.
+
+  Raises:
+    KeyError: if a tensor is missing.
+  """
+  heads = (config.num_heads, config.embed_dim // config.num_heads)
+
+  def linear(name):
+    return {
+      "kernel": jnp.asarray(tensors[f"{name}/kernel"]),
+      "bias": jnp.asarray(tensors[f"{name}/bias"]),
+    }
+
+  def norm(name):
+    return {
+      "scale": jnp.asarray(tensors[f"{name}/gamma"]),
+      "bias": jnp.asarray(tensors[f"{name}/beta"]),
+    }
+
+  def table(name):
+    return {"embedding": jnp.asarray(tensors[f"bert/embeddings/{name}"])}
+
+  def layer(index):
+    name = f"bert/encoder/layer_{index}"
+    qkv = [linear(f"{name}/attention/self/{n}") for n in ("query", "key", "value")]
+    stacked = {
+      "kernel": jnp.stack([part["kernel"] for part in qkv], axis=1),
+      "bias": jnp.stack([part["bias"] for part in qkv]),
+    }
+    return {
+      "attention": {
+        "qkv": jax.tree.map(lambda x: x.reshape(*x.shape[:-1], *heads), stacked),
+        "out": linear(f"{name}/attention/output/dense"),
+      },
+      "attention_norm": norm(f"{name}/attention/output/LayerNorm"),
+      "mlp": {
+        "wi": linear(f"{name}/intermediate/dense"),
+        "wo": linear(f"{name}/output/dense"),
+      },
+      "mlp_norm": norm(f"{name}/output/LayerNorm"),
+    }
+
+  rows = [layer(index) for index in range(config.num_layers)]
+  params = {
+    "token_embedding": table("word_embeddings"),
+    "position_embedding": table("position_embeddings"),
+    "type_embedding": table("token_type_embeddings"),
+    "embedding_norm": norm("bert/embeddings/LayerNorm"),
+    "stack": {"layers": jax.tree.map(lambda *row: jnp.stack(row), *rows)},
+    "head_dense": linear("cls/predictions/transform/dense"),
+    "head_norm": norm("cls/predictions/transform/LayerNorm"),
+    "head_bias": jnp.asarray(tensors["cls/predictions/output_bias"]),
+  }
+  if config.pooler:
+    params["pooler"] = linear("bert/pooler/dense")
+  return params

