@@ -110,8 +110,8 @@ class Model(Protocol):
   ) -> Float[Array, "B"]:
     """Log-likelihood of the targets of each example."""
 
-  def step_flops(self, batch_shape: tuple[int, int], kept_layers: float):
-    """FLOPs of one training step, see `flops.py`."""
+  def step_flops(self, batch: Mapping[str, Any]) -> Any:
+    """`flops.StepFlops` of a batch, of which only shapes are read."""
 
 
 class Dataset(Protocol):
@@ -127,6 +127,9 @@ class Dataset(Protocol):
   batch_size: int
   num_examples: int | None
   unigram_counts: np.ndarray | None
+
+  def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a batch over all hosts; reads no data."""
 
   def batches(self, start: int) -> Iterator[Batch]:
     """This host's part of batch `start`, `start + 1`, ... without end."""

@@ -1,0 +1,121 @@
+"""Checkpoints of a run: its state, and how far it is in its data.
+
+A run started in a folder takes up, in this order,
+  1. its own latest checkpoint;
+  2. the parameters of an initial checkpoint, with a fresh optimizer at step 0;
+  3. fresh parameters.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from raptr_jax.state import TrainState
+
+FOLDER = "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpointer:
+  """Saves asynchronously, keeps the last few, restores.
+
+  Attributes:
+    period: steps between two saves; the last step is always saved.
+    keep: how many checkpoints stay.
+    initial_checkpoint: model directory of another run to take parameters from.
+  """
+
+  period: int
+  keep: int = 3
+  initial_checkpoint: str | None = None
+
+  def open(self, model_dir: str | Path) -> "CheckpointFolder":
+    """The checkpoints of the run in this folder."""
+    return CheckpointFolder(self, Path(model_dir))
+
+
+class CheckpointFolder:
+  """The checkpoints of one run; a context manager that waits for saves."""
+
+  def __init__(self, config: Checkpointer, model_dir: Path):
+    self._config = config
+    self._manager = _manager(model_dir, max_to_keep=config.keep)
+
+  def __enter__(self) -> "CheckpointFolder":
+    return self
+
+  def __exit__(self, *exception) -> None:
+    self._manager.close()
+
+  def due(self, step: int) -> bool:
+    """Whether to save after `step` steps."""
+    return step > 0 and step % self._config.period == 0
+
+  def latest_step(self) -> int | None:
+    """Read from disk, since a failed save would leave a cached list wrong."""
+    return max(self._manager.all_steps(read=True), default=None)
+
+  def save(self, state: TrainState, step: int, progress: dict) -> None:
+    """Begins to save; `progress` is JSON. Does nothing if this step is there."""
+    if step == self.latest_step():
+      return
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        progress=ocp.args.JsonSave(progress),
+      ),
+      force=True,
+    )
+
+  def restore(self, abstract_state: TrainState) -> tuple[TrainState, dict]:
+    """The latest state, placed as `abstract_state` says, and its progress."""
+    restored = self._manager.restore(
+      self.latest_step(),
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract_state),
+        progress=ocp.args.JsonRestore(),
+      ),
+    )
+    return restored["state"], restored["progress"]
+
+  def restore_initial(self, abstract_params: Any) -> Any:
+    """Parameters of the initial checkpoint; None if none is configured.
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint in that folder.
+    """
+    if self._config.initial_checkpoint is None:
+      return None
+    folder = Path(self._config.initial_checkpoint)
+    if not (folder / FOLDER).is_dir():
+      raise FileNotFoundError(
+        f"Checkpointer.initial_checkpoint = '{folder}' has no folder"
+        f" '{FOLDER}': expected the MODEL_DIR of another run."
+      )
+    with _manager(folder, max_to_keep=None) as manager:
+      args = ocp.args.PyTreeRestore(
+        {"params": abstract_params},
+        restore_args={
+          "params": ocp.checkpoint_utils.construct_restore_args(abstract_params)
+        },
+        partial_restore=True,
+      )
+      step = max(manager.all_steps(read=True))
+      return manager.restore(step, args=ocp.args.Composite(state=args))[
+        "state"
+      ]["params"]
+
+
+def _manager(
+  model_dir: Path, max_to_keep: int | None
+) -> ocp.CheckpointManager:
+  return ocp.CheckpointManager(
+    (model_dir / FOLDER).resolve(),
+    options=ocp.CheckpointManagerOptions(
+      max_to_keep=max_to_keep, enable_async_checkpointing=True
+    ),
+  )
+

@@ -1,0 +1,248 @@
+"""Batches for training: from prepared records, or streamed through seqio.
+
+Both ways in have one order and one randomness, a pure function of seed, epoch
+and row (see `tasks.order`): over the same rows they give the same batches,
+bit for bit. The position is one integer, the number of the next batch.
+Example number `batch * batch_size + i` is the same whatever the number of
+hosts; each host gets a contiguous part of every batch.
+"""
+
+import dataclasses
+import itertools
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import grain
+import jax
+import numpy as np
+
+from raptr_jax.contracts import Batch
+from tasks import records, sources
+from tasks.order import Order
+from tasks.packing import Row
+from tasks.task import TextTask
+
+# Batches that are made ready while the device computes.
+READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
+
+
+@dataclasses.dataclass(frozen=True)
+class HostPart:
+  """The part of every batch that this host reads.
+
+  Attributes:
+    begin: its first example in the batch.
+    size: number of its examples.
+  """
+
+  begin: int
+  size: int
+
+  @classmethod
+  def of(cls, batch_size: int) -> "HostPart":
+    """This host's part of batches of `batch_size`.
+
+    Raises:
+      ValueError: the hosts cannot share a batch evenly.
+    """
+    hosts = jax.process_count()
+    if batch_size < 1 or batch_size % hosts:
+      raise ValueError(
+        f"BATCH_SIZE={batch_size} must be a positive multiple of the number "
+        f"of hosts, {hosts}: set --gin.BATCH_SIZE"
+      )
+    size = batch_size // hosts
+    return cls(begin=jax.process_index() * size, size=size)
+
+
+class PreparedDataset:
+  """Batches from the records that scripts/prepare.py has written.
+
+  Starting at any batch is immediate. Neither TensorFlow nor seqio is needed.
+
+  Attributes:
+    batch_size: examples in a batch, over all hosts.
+    num_examples: rows in an epoch.
+    unigram_counts: int64[V], tokens of the train split without special ones.
+  """
+
+  def __init__(
+    self,
+    *,
+    task: TextTask,
+    data_dir: str,
+    feature_lengths: Mapping[str, int],
+    batch_size: int,
+    seed: int,
+    split: str = "train",
+    shuffle: bool = True,
+    shuffle_window: int = 65_536,
+  ):
+    """Opens the records of a split.
+
+    Args:
+      task: the task that was prepared.
+      data_dir: folder of all prepared tasks.
+      feature_lengths: lengths of the features of a batch.
+      batch_size: examples in a batch, over all hosts.
+      seed: seed of the order and of the corruption.
+      split: a split of the task's source.
+      shuffle: whether rows are permuted.
+      shuffle_window: consecutive rows that are permuted together.
+
+    Raises:
+      FileNotFoundError: the task is not prepared.
+      ValueError: the records do not fit these arguments.
+    """
+    sources.check_split(split, task.source)
+    folder = Path(data_dir).expanduser() / task.name
+    metadata = records.load_metadata(folder)
+    records.check_settings(
+      folder, metadata.settings, task.settings(feature_lengths)
+    )
+    vocabulary = task.prepared_vocabulary(folder)
+    records.check_vocabulary(
+      folder, metadata.vocabulary_fingerprint, vocabulary.fingerprint()
+    )
+    self.batch_size = batch_size
+    self.num_examples = metadata.splits[split].rows
+    self.unigram_counts = np.load(folder / records.UNIGRAM_COUNTS)
+    _check_size(self.num_examples, batch_size, task, split)
+    self._part = HostPart.of(batch_size)
+    self._order = Order(seed=seed, shuffle=shuffle, window=shuffle_window)
+    self._corrupt = task.objective.corruption(vocabulary, feature_lengths)
+    self._rows = grain.sources.ArrayRecordDataSource(
+      [str(path) for path in records.shard_paths(folder, split, metadata)]
+    )
+
+  def batches(self, start: int) -> Iterator[Batch]:
+    """This host's part of batch `start`, `start + 1`, ... without end."""
+    numbers = grain.MapDataset.range(start * self._part.size, sys.maxsize)
+    batches = numbers.map(self._example).batch(self._part.size)
+    return iter(batches.to_iter_dataset(READ_AHEAD))
+
+  def _example(self, number: int) -> dict[str, np.ndarray]:
+    """Example `number` of those that fall to this host."""
+    batch, place = divmod(number, self._part.size)
+    position = batch * self.batch_size + self._part.begin + place
+    epoch, index = self._order.locate(position, self.num_examples)
+    row = records.decode_row(self._rows[index])
+    return self._corrupt(row, self._order.rng(epoch, index))
+
+
+class StreamingDataset:
+  """Batches from the task's seqio pipeline, for corpora too large to write.
+
+  Every host runs the whole pipeline and keeps its part of each batch. To
+  start at batch n, the rows before it are tokenised and dropped: slow, but
+  exact.
+
+  Attributes:
+    batch_size: examples in a batch, over all hosts.
+    num_examples: None: the stream does not tell.
+    unigram_counts: None: the stream does not tell.
+  """
+
+  num_examples = None
+  unigram_counts = None
+
+  def __init__(
+    self,
+    *,
+    task: TextTask,
+    data_dir: str,
+    feature_lengths: Mapping[str, int],
+    batch_size: int,
+    seed: int,
+    split: str = "train",
+    shuffle: bool = True,
+    shuffle_window: int = 65_536,
+  ):
+    """Registers the seqio task.
+
+    Args:
+      task: the task; one without `vocabulary_path` takes the vocabulary that
+        scripts/prepare.py has trained.
+      data_dir: folder of all prepared tasks.
+      feature_lengths: lengths of the features of a batch.
+      batch_size: examples in a batch, over all hosts.
+      seed: seed of the order and of the corruption.
+      split: a split of the task's source.
+      shuffle: whether rows are permuted.
+      shuffle_window: consecutive rows that are permuted together, and held
+        in memory.
+
+    Raises:
+      FileNotFoundError: there is no vocabulary.
+      ModuleNotFoundError: the extra packages are not installed.
+      ValueError: arguments do not fit each other.
+    """
+    sources.check_split(split, task.source)
+    folder = Path(data_dir).expanduser() / task.name
+    vocabulary = task.given_vocabulary() or task.prepared_vocabulary(folder)
+    self.batch_size = batch_size
+    self._task = task
+    self._split = split
+    self._feature_lengths = dict(feature_lengths)
+    self._part = HostPart.of(batch_size)
+    self._order = Order(seed=seed, shuffle=shuffle, window=shuffle_window)
+    self._corrupt = task.objective.corruption(vocabulary, feature_lengths)
+    self._seqio_task = task.seqio_task(vocabulary)
+
+  def batches(self, start: int) -> Iterator[Batch]:
+    """This host's part of batch `start`, `start + 1`, ... without end.
+
+    Raises:
+      ValueError: an epoch is smaller than a batch.
+    """
+    rows = itertools.islice(self._rows(), start * self.batch_size, None)
+    begin, end = self._part.begin, self._part.begin + self._part.size
+    while True:
+      # Without end: a batch is always full.
+      mine = list(itertools.islice(rows, self.batch_size))[begin:end]
+      examples = [
+        self._corrupt(row, self._order.rng(epoch, index))
+        for epoch, index, row in mine
+      ]
+      yield {
+        key: np.stack([example[key] for example in examples])
+        for key in examples[0]
+      }
+
+  def _rows(self) -> Iterator[tuple[int, int, Row]]:
+    """Epoch, index and row of the examples of all hosts, without end."""
+    for epoch in itertools.count():
+      num_rows = 0
+      windows = _chunks(self._epoch(), self._order.window)
+      for number, window in enumerate(windows):
+        places = self._order.permutation(epoch, number, len(window))
+        for place in places:
+          yield epoch, num_rows + int(place), window[place]
+        num_rows += len(window)
+      _check_size(num_rows, self.batch_size, self._task, self._split)
+
+  def _epoch(self) -> Iterator[Row]:
+    """The rows of the split in the order of the source."""
+    dataset = self._seqio_task.get_dataset(
+      sequence_length=self._feature_lengths, split=self._split, shuffle=False
+    )
+    for row in dataset.as_numpy_iterator():
+      yield Row(row["inputs"], row["segment_lengths"])
+
+
+def _chunks(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
+  """Lists of `size` rows; the last may be shorter."""
+  while chunk := list(itertools.islice(rows, size)):
+    yield chunk
+
+
+def _check_size(
+  num_rows: int, batch_size: int, task: TextTask, split: str
+) -> None:
+  if num_rows < batch_size:
+    raise ValueError(
+      f"the {split} split of {task.name} has {num_rows} rows, less than one "
+      f"batch of BATCH_SIZE={batch_size}: set a smaller --gin.BATCH_SIZE or "
+      "take more text"
+    )

@@ -1,0 +1,119 @@
+"""Draws of a whole run, and the compiled programs that execute them.
+
+Draws are pure functions of the step, so all of a run's are known before its
+first: which programs it needs, when, and how many FLOPs it will spend.
+"""
+
+import concurrent.futures
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from raptr_jax.contracts import LayerDraw, LayerPath, Policy
+
+EXECUTIONS = ("cond", "gather")
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawTable:
+  """The draws of steps 0, 1, ..., S - 1, on the host.
+
+  Attributes:
+    mask: layers that run.
+    scale: factor on their residual branches.
+  """
+
+  mask: Bool[np.ndarray, "S L"]
+  scale: Float[np.ndarray, "S L"]
+
+  @property
+  def path_lengths(self) -> Int[np.ndarray, "S"]:
+    """Number of layers that run in each step."""
+    return self.mask.sum(axis=1)
+
+  def draw(self, step: int, execution: str) -> LayerDraw | LayerPath:
+    """The draw of a step, in the form of that execution, as NumPy arrays."""
+    mask, scale = self.mask[step], self.scale[step]
+    return to_path(mask, scale) if execution == "gather" else LayerDraw(mask, scale)
+
+
+def to_path(
+  mask: Bool[np.ndarray, "L"], scale: Float[np.ndarray, "L"]
+) -> LayerPath:
+  """A mask by the indices of its kept layers."""
+  indices = np.flatnonzero(mask).astype(np.int32)
+  return LayerPath(indices, scale[indices])
+
+
+def draw_table(policy: Policy, key: jax.Array, total_steps: int) -> DrawTable:
+  """Draws all steps of a run, on the CPU whatever the devices are."""
+  with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    steps = jnp.arange(total_steps, dtype=jnp.int32)
+    key = jax.device_put(key, jax.local_devices(backend="cpu")[0])
+    draws = jax.jit(jax.vmap(policy, (None, 0)))(key, steps)
+  return DrawTable(np.asarray(draws.mask), np.asarray(draws.scale))
+
+
+class StepPrograms:
+  """A step function, compiled for each form of draw that a run will meet.
+
+  Under `gather` each path length is a program of its own. All are compiled in
+  a background thread in the order of their first use, so that training waits
+  for the first only, unless a stage begins before its program is ready.
+  """
+
+  def __init__(
+    self,
+    step_fn: Callable[..., Any],
+    abstract_state: Any,
+    abstract_batch: Any,
+    draws: DrawTable,
+    *,
+    start: int,
+    execution: str,
+    draw_sharding: jax.sharding.Sharding,
+  ):
+    """Starts to compile what steps `start`, `start + 1`, ... need."""
+    self._draws = draws
+    self._execution = execution
+    self._pool = concurrent.futures.ThreadPoolExecutor(1, "compile")
+    self._programs: dict[int, concurrent.futures.Future] = {}
+    self.compile_seconds: dict[int, float] = {}
+
+    def compile_for(key: int, draw):
+      began = time.monotonic()
+      abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=draw_sharding),
+        draw,
+      )
+      program = step_fn.lower(abstract_state, abstract_batch, abstract).compile()
+      self.compile_seconds[key] = time.monotonic() - began
+      return program
+
+    for step in range(start, len(draws.mask)):
+      key = self._key(step)
+      if key not in self._programs:
+        draw = draws.draw(step, execution)
+        self._programs[key] = self._pool.submit(compile_for, key, draw)
+
+  def _key(self, step: int) -> int:
+    gather = self._execution == "gather"
+    return int(self._draws.path_lengths[step]) if gather else 0
+
+  def ready(self, step: int) -> bool:
+    """Whether the program of `step` can run without a wait."""
+    return self._programs[self._key(step)].done()
+
+  def program(self, step: int) -> Callable[..., Any]:
+    """The program of `step`; waits until it is compiled."""
+    return self._programs[self._key(step)].result()
+
+  def close(self) -> None:
+    """Gives up what is not compiled yet."""
+    self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,86 @@
+"""What a run is made of: built objects, checked against one another."""
+
+import dataclasses
+
+import jax
+import optax
+
+from raptr_jax.checkpoint import Checkpointer
+from raptr_jax.contracts import Dataset, Model, Policy
+from raptr_jax.execution import EXECUTIONS
+from raptr_jax.partitioning import Partitioner
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+  """A run, ready to be planned or trained.
+
+  Attributes:
+    model: what is trained.
+    policy: which of its layers run in a step.
+    train_dataset: batches to learn from.
+    eval_dataset: held-out batches.
+    optimizer: its `update` takes `kept_layers`.
+    learning_rate: the optimizer's, for the report.
+    partitioner: places arrays on devices.
+    checkpointer: when to save and what to start from.
+    model_dir: folder of everything that the run writes.
+    total_steps: length of the run.
+    execution: "gather" (fast) or "cond" (one program), see `masked_stack.py`.
+    random_seed: of parameters, draws and dropout.
+    eval_period: steps between evaluations of the full model.
+    num_eval_batches: size of the held-out sample.
+    report_period: steps between rows of the report.
+    num_microbatches: gradients of so many parts of a batch are accumulated.
+  """
+
+  model: Model
+  policy: Policy
+  train_dataset: Dataset
+  eval_dataset: Dataset
+  optimizer: optax.GradientTransformationExtraArgs
+  learning_rate: optax.Schedule
+  partitioner: Partitioner
+  checkpointer: Checkpointer
+  model_dir: str
+  total_steps: int
+  random_seed: int
+  eval_period: int
+  execution: str = "gather"
+  num_eval_batches: int = 8
+  report_period: int = 10
+  num_microbatches: int = 1
+
+  def __post_init__(self):
+    if self.execution not in EXECUTIONS:
+      raise ValueError(
+        f"EXECUTION = {self.execution!r}, expected one of {EXECUTIONS}."
+      )
+    if self.model.num_layers != self.policy.num_layers:
+      raise ValueError(
+        f"The model has {self.model.num_layers} layers, the method is for"
+        f" {self.policy.num_layers}: set NUM_LAYERS for both."
+      )
+    for name in ("total_steps", "eval_period", "report_period"):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f"Experiment.{name} = {getattr(self, name)}, expected at least 1."
+        )
+    if self.policy.boundaries and self.policy.boundaries[-1] >= self.total_steps:
+      raise ValueError(
+        f"The last stage begins at step {self.policy.boundaries[-1]}, but the"
+        f" run ends at step {self.total_steps}: use TRAIN_STEPS for both."
+      )
+    shards = self.num_microbatches * self.partitioner.mesh.shape["data"]
+    if self.train_dataset.batch_size % shards:
+      raise ValueError(
+        f"BATCH_SIZE = {self.train_dataset.batch_size}, expected a multiple of"
+        f" {shards}: Experiment.num_microbatches = {self.num_microbatches} on"
+        f" {shards // self.num_microbatches} data-parallel devices."
+      )
+
+  def keys(self) -> dict[str, jax.Array]:
+    """Independent random keys for all that is random but the data."""
+    names = ("params", "draw", "dropout", "eval")
+    keys = jax.random.split(jax.random.key(self.random_seed), len(names))
+    return dict(zip(names, keys))

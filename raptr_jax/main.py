@@ -1,0 +1,154 @@
+"""The program: flags and gin, and nothing else.
+
+  python -m raptr_jax.main --gin_file=experiments/quickstart_bert_raptr.gin \\
+    --gin.MODEL_DIR="'runs/x'" [--gin.NAME=VALUE ...] [--dry_run]
+
+Flags are t5x's: `--gin_file` may be given several times, later files override
+earlier ones; `--gin.NAME=VALUE` overrides both, strings in quotes of their own;
+`--gin_search_paths` are folders to look for gin files in, before those of the
+package. `--dry_run` trains nothing and prints what the run would do and cost.
+"""
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+
+# What overrides on the command line can name: `--gin.optim.adamw.b2=0.98`.
+PREAMBLE = """
+from __gin__ import dynamic_registration
+from raptr_jax import checkpoint, data, experiment, optim, partitioning
+from raptr_jax import policies, schedule
+from raptr_jax.models import bert
+from tasks import prepare
+"""
+CONFIG_FILE = "config.gin"
+
+
+class ConfigurationError(Exception):
+  """A run that cannot be put together; the message says what to change."""
+
+
+def gin_folder() -> Path:
+  """The gin files of this package: in it if installed, beside it if not."""
+  package = Path(__file__).resolve().parent
+  installed = package / "gin"
+  return installed if installed.is_dir() else package.parent / "gin"
+
+
+def configure(argv: Sequence[str], description: str) -> argparse.Namespace:
+  """Reads flags, and leaves gin with what they say.
+
+  Args:
+    argv: arguments without the program's name.
+    description: of the program, for `--help`.
+
+  Returns:
+    The flags that are not gin's.
+
+  Raises:
+    ConfigurationError: if a file, a name or a value is not known or missing.
+  """
+  parser = argparse.ArgumentParser(
+    description=description, formatter_class=argparse.RawTextHelpFormatter
+  )
+  parser.add_argument("--gin_file", action="append", required=True)
+  parser.add_argument("--gin_search_paths", default="")
+  parser.add_argument("--dry_run", action="store_true")
+  overrides = [a for a in argv if a.startswith("--gin.")]
+  flags = parser.parse_args([a for a in argv if a not in overrides])
+
+  gin.clear_config()
+  for folder in (str(gin_folder()), *flags.gin_search_paths.split(",")[::-1]):
+    gin.add_config_file_search_path(folder)
+  includes = "".join(f"include '{file}'\n" for file in flags.gin_file)
+  _parse(PREAMBLE + includes, " of the gin files")
+  for override in overrides:
+    name, equals, value = override.removeprefix("--gin.").partition("=")
+    if not equals:
+      raise ConfigurationError(f"{override}: expected --gin.NAME=VALUE.")
+    if "." not in name:
+      _check_macro(name)
+    _parse(
+      f"{PREAMBLE}{name} = {value}",
+      f" in --gin.{name}={value}: a string needs quotes of its own, as in"
+      " --gin.MODEL_DIR=\"'runs/x'\"",
+    )
+  missing = [name for name, value in _macros().items() if value is gin.REQUIRED]
+  if missing:
+    example = " ".join(f"--gin.{name}=..." for name in missing)
+    raise ConfigurationError(
+      f"{', '.join(missing)} must be set, and no gin file does: add {example}"
+    )
+  gin.finalize()
+  return flags
+
+
+def _parse(text: str, where: str) -> None:
+  try:
+    gin.parse_config(text)
+  except (SyntaxError, ValueError, OSError, ImportError, AttributeError) as e:
+    raise ConfigurationError(f"{_first_line(e)}{where}") from e
+
+
+def _first_line(error: Exception) -> str:
+  """The message of an error, without what gin adds about its own calls."""
+  message = error.msg if isinstance(error, SyntaxError) else str(error)
+  return re.split(r"\n+\s*In (?:call|bindings|file)", message)[0].strip()
+
+
+def _macros() -> dict[str, Any]:
+  """All macros of the parsed files, by name."""
+  names = re.findall(r"^(\w+) = ", gin.config_str(), flags=re.MULTILINE)
+  return {name: gin.query_parameter(name) for name in names}
+
+
+def _check_macro(name: str) -> None:
+  known = list(_macros())
+  if name not in known:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"there are {known}."
+    raise ConfigurationError(
+      f"--gin.{name}: no gin file has a macro of this name; {hint}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Trains, or with `--dry_run` plans, what the gin files describe."""
+  try:
+    flags = configure(sys.argv[1:] if argv is None else argv, __doc__ or "")
+    from raptr_jax import dry_run, experiment
+    from raptr_jax import train as training
+
+    run = gin.get_configurable(experiment.Experiment)()
+    if flags.dry_run:
+      dry_run.print_plan(run)
+      return
+    run.open()
+  except (ConfigurationError, ValueError, TypeError, OSError) as error:
+    sys.exit(f"error: {_first_line(error)}")
+  _save_config(Path(run.model_dir))
+  training.train(run)
+
+
+def _save_config(model_dir: Path) -> None:
+  """Leaves the resolved configuration; tells what has changed in it."""
+  model_dir.mkdir(parents=True, exist_ok=True)
+  path, text = model_dir / CONFIG_FILE, gin.config_str()
+  if path.exists():
+    changes = difflib.unified_diff(
+      path.read_text(encoding="utf-8").splitlines(), text.splitlines(), n=0
+    )
+    lines = [line for line in changes if re.match(r"[+-]\s*\w", line)]
+    if lines:
+      print(f"{path} has changed:", *lines, sep="\n  ")
+  path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,74 @@
+"""From logical axis names to devices.
+
+Parameters name their axes (`embed`, `heads`, `mlp`, `vocab`, `layers`, ...), and
+rules map these names to the axes of the mesh. Batches are split over `data`;
+every shard of a batch runs the same draw of layers.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from raptr_jax.contracts import Batch
+
+# Tensor parallelism by heads, MLP units and vocabulary; names that are missing
+# here are not split.
+RULES = (("heads", "model"), ("mlp", "model"), ("vocab", "model"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Partitioner:
+  """Places states and batches on the devices of all hosts.
+
+  Attributes:
+    model_shards: devices that share one copy of the parameters; the others
+      share the batch.
+    rules: (logical axis, mesh axis) pairs.
+  """
+
+  model_shards: int = 1
+  rules: Sequence[tuple[str, str | None]] = RULES
+
+  def __post_init__(self):
+    if jax.device_count() % self.model_shards:
+      raise ValueError(
+        f"Partitioner.model_shards = {self.model_shards} does not divide the"
+        f" {jax.device_count()} devices."
+      )
+
+  @property
+  def mesh(self) -> Mesh:
+    shape = (jax.device_count() // self.model_shards, self.model_shards)
+    return jax.make_mesh(
+      shape, ("data", "model"), (jax.sharding.AxisType.Auto,) * 2
+    )
+
+  @property
+  def replicated(self) -> NamedSharding:
+    return NamedSharding(self.mesh, PartitionSpec())
+
+  @property
+  def batch_sharding(self) -> NamedSharding:
+    return NamedSharding(self.mesh, PartitionSpec("data"))
+
+  def state_sharding(self, boxed_state: Any) -> Any:
+    """Shardings of a state whose leaves are boxed with axis names."""
+    specs = nn.get_partition_spec(boxed_state)
+    return nn.logical_to_mesh_sharding(specs, self.mesh, self.rules)
+
+  def put_batch(self, batch: Batch) -> Mapping[str, Array]:
+    """Global arrays [B, ...] from this host's part of a batch."""
+    return jax.tree.map(
+      lambda x: jax.make_array_from_process_local_data(self.batch_sharding, x),
+      dict(batch),
+    )
+
+  def put_replicated(self, tree: Any) -> Any:
+    """The same NumPy arrays on every device."""
+    return jax.device_put(jax.tree.map(np.asarray, tree), self.replicated)

@@ -1,0 +1,175 @@
+"""What a run is going to do and to cost, known before its first step.
+
+Draws and learning rates are pure functions of the step, so all of them can be
+laid out beforehand. `python -m raptr_jax.main --dry_run` prints a plan; the
+loop takes its draws from one.
+
+FLOP factors are dense FLOPs over this run's, as in the paper: 1.333 means that
+25.0 % are saved. Nominal ones come from expected path lengths, spent ones from
+the lengths that are drawn.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from raptr_jax import execution, flops
+from raptr_jax.experiment import Experiment
+from raptr_jax.state import TrainState, init_state
+from raptr_jax.train_step import train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A run, laid out over its S steps.
+
+  Attributes:
+    draws: layers of each step.
+    expected_lengths: expected path length of each step.
+    stages: number of each step's stage, from 0.
+    learning_rates: of each step.
+    step_flops: FLOPs of a step on the global batch, by kept layers.
+    batch_tokens: token positions in a global batch.
+    num_layers: L.
+  """
+
+  draws: execution.DrawTable
+  expected_lengths: Float[np.ndarray, "S"]
+  stages: Int[np.ndarray, "S"]
+  learning_rates: Float[np.ndarray, "S"]
+  step_flops: flops.StepFlops
+  batch_tokens: int
+  num_layers: int
+
+  @property
+  def total_steps(self) -> int:
+    return len(self.stages)
+
+  @property
+  def dense_flops(self) -> float:
+    """FLOPs of the run if every step trained the full model."""
+    return self.total_steps * self.step_flops.step(self.num_layers)
+
+  def flops_spent(self, steps: int) -> float:
+    """FLOPs of the first `steps` steps, of the paths that are drawn."""
+    kept = float(self.draws.path_lengths[:steps].sum())
+    block, other = self.step_flops.block, self.step_flops.other
+    return 3 * (kept * block + steps * other)
+
+  @property
+  def flop_factor_nominal(self) -> float:
+    """Dense over expected FLOPs, of the transformer blocks alone."""
+    return self.num_layers / float(self.expected_lengths.mean())
+
+  @property
+  def flop_factor_spent(self) -> float:
+    """Dense over spent FLOPs, of the transformer blocks alone."""
+    return self.num_layers / float(self.draws.path_lengths.mean())
+
+  @property
+  def flop_factor_whole_step(self) -> float:
+    """Dense over expected FLOPs, embeddings and head counted as well."""
+    step = self.step_flops.step
+    return step(self.num_layers) / step(float(self.expected_lengths.mean()))
+
+  def stage_table(self) -> list[tuple[int, int, float]]:
+    """(first step, number of steps, mean expected length) of each stage."""
+    table = []
+    for stage in range(int(self.stages[-1]) + 1):
+      steps = np.flatnonzero(self.stages == stage)
+      mean = float(self.expected_lengths[steps].mean())
+      table.append((int(steps[0]), len(steps), mean))
+    return table
+
+  def evaluated_lengths(self) -> list[int]:
+    """Lengths at which paths are evaluated in the end.
+
+    Those of the stages, and the quarters from half of the network on.
+    """
+    stages = {round(length) for _, _, length in self.stage_table()}
+    quarters = {round(self.num_layers * part / 4) for part in (2, 3, 4)}
+    return sorted(stages | quarters)
+
+
+def make_plan(experiment: Experiment) -> Plan:
+  """Lays out a run; reads no data."""
+  policy, total_steps = experiment.policy, experiment.total_steps
+  steps = jnp.arange(total_steps)
+  inclusion = jax.jit(jax.vmap(policy.inclusion))(steps)
+  spec = experiment.train_dataset.batch_spec()
+  return Plan(
+    draws=execution.draw_table(
+      policy, experiment.keys()["draw"], total_steps
+    ),
+    expected_lengths=np.asarray(inclusion, np.float64).sum(axis=1),
+    stages=np.searchsorted(
+      np.asarray(policy.boundaries), np.arange(total_steps), side="right"
+    ),
+    learning_rates=np.asarray(jax.jit(jax.vmap(experiment.learning_rate))(steps)),
+    step_flops=experiment.model.step_flops(spec),
+    batch_tokens=spec["tokens"].size,
+    num_layers=policy.num_layers,
+  )
+
+
+def abstract_state(experiment: Experiment) -> TrainState:
+  """Shapes, types and placement of the state, without allocating it."""
+  boxed = jax.eval_shape(_init(experiment), experiment.keys()["params"])
+  sharding = experiment.partitioner.state_sharding(boxed)
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    nn.unbox(boxed),
+    sharding,
+  )
+
+
+def fresh_state(experiment: Experiment, abstract: TrainState) -> TrainState:
+  """The state of step 0, each part made on the devices where it belongs."""
+  sharding = jax.tree.map(lambda x: x.sharding, abstract)
+  init = _init(experiment)
+  return jax.jit(lambda key: nn.unbox(init(key)), out_shardings=sharding)(
+    experiment.keys()["params"]
+  )
+
+
+def _init(experiment: Experiment):
+  return functools.partial(
+    init_state, model=experiment.model, optimizer=experiment.optimizer
+  )
+
+
+def abstract_batch(experiment: Experiment) -> dict[str, Any]:
+  """Shapes, types and placement of a global batch."""
+  sharding = experiment.partitioner.batch_sharding
+  return {
+    name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    for name, x in experiment.train_dataset.batch_spec().items()
+  }
+
+
+def jitted_step(experiment: Experiment, abstract: TrainState) -> Any:
+  """`train_step` for this run; donates the state, and leaves it in place."""
+  step = functools.partial(
+    train_step,
+    model=experiment.model,
+    optimizer=experiment.optimizer,
+    dropout_key=experiment.keys()["dropout"],
+    num_microbatches=experiment.num_microbatches,
+  )
+  sharding = jax.tree.map(lambda x: x.sharding, abstract)
+  return jax.jit(
+    step,
+    donate_argnums=0,
+    out_shardings=(sharding, experiment.partitioner.replicated),
+  )
+
+
+def parameter_count(abstract: TrainState) -> int:
+  """Number of parameters."""
+  return sum(x.size for x in jax.tree.leaves(abstract.params))

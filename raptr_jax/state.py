@@ -1,0 +1,38 @@
+"""What changes from step to step."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from raptr_jax.contracts import Model, Params
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that a step reads and replaces.
+
+  Attributes:
+    step: number of steps done.
+    params: float32 parameters.
+    opt_state: state of the optimizer.
+  """
+
+  step: Int[Array, ""]
+  params: Params
+  opt_state: Any
+
+
+def init_state(
+  key: jax.Array,
+  *,
+  model: Model,
+  optimizer: optax.GradientTransformationExtraArgs,
+) -> TrainState:
+  """A fresh state; leaves are boxed with their logical axis names."""
+  params = model.init(key)
+  step = jnp.zeros((), jnp.int32)
+  return TrainState(step, params, optimizer.init(params))

@@ -1,0 +1,319 @@
+"""The training loop: a fixed order of things, with its reasons."""
+
+import contextlib
+import dataclasses
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from raptr_jax import execution, flops
+from raptr_jax import plan as plans
+from raptr_jax.checkpoint import CheckpointFolder
+from raptr_jax.evaluate import Evaluator
+from raptr_jax.experiment import Experiment
+from raptr_jax.metrics import IntervalMeter, Stopwatch
+from raptr_jax.plots import SUMMARY_FILE
+from raptr_jax.report import RunReport, SilentReport
+from raptr_jax.state import TrainState
+
+
+def train(experiment: Experiment) -> dict[str, Any] | None:
+  """Trains to the end, from wherever the run's folder has got to.
+
+  A run that is started again in its folder goes on from its latest checkpoint
+  and, on a CPU, ends in the same bits as if it had never stopped.
+
+  Returns:
+    What `summary.json` holds; None if SIGTERM or SIGINT stopped the run, after
+    a checkpoint.
+
+  Raises:
+    FloatingPointError: if the loss is not finite.
+  """
+  with contextlib.ExitStack() as stack:
+    checkpoints = stack.enter_context(
+      experiment.checkpointer.open(experiment.model_dir)
+    )
+    start = checkpoints.latest_step() or 0
+    summary_path = Path(experiment.model_dir) / SUMMARY_FILE
+    if start == experiment.total_steps and summary_path.exists():
+      print(f"complete: {summary_path} has all {start} steps")
+      return json.loads(summary_path.read_text(encoding="utf-8"))
+
+    plan = plans.make_plan(experiment)
+    abstract = plans.abstract_state(experiment)
+    evaluator = _evaluator(experiment)
+    report = stack.enter_context(_report(experiment, plan, start))
+    state, progress = _restore(experiment, checkpoints, abstract, report.note)
+    programs = execution.StepPrograms(
+      plans.jitted_step(experiment, abstract),
+      abstract,
+      plans.abstract_batch(experiment),
+      plan.draws,
+      start=start,
+      execution=experiment.execution,
+      draw_sharding=experiment.partitioner.replicated,
+    )
+    stack.callback(programs.close)
+    loop = _Loop(
+      experiment=experiment,
+      plan=plan,
+      checkpoints=checkpoints,
+      report=report,
+      programs=programs,
+      evaluator=evaluator,
+      meter=IntervalMeter(progress["sums"]),
+      watch=Stopwatch(progress["train_seconds"]),
+      examples=progress["examples"],
+    )
+    stopped = stack.enter_context(_stop_signals())
+    state, step = loop.run(state, start, stopped)
+    if step < experiment.total_steps:
+      report.note(f"stopped after step {step}: run it again to go on")
+      return None
+    return loop.finish(state)
+
+
+def _report(
+  experiment: Experiment, plan: plans.Plan, start: int
+) -> RunReport | SilentReport:
+  """The record of the run; the first process keeps it for all."""
+  if jax.process_index() != 0:
+    return SilentReport()
+  return RunReport(
+    experiment.model_dir,
+    total_steps=experiment.total_steps,
+    start_step=start,
+    boundaries=experiment.policy.boundaries,
+    expected_lengths=plan.draws.path_lengths.astype(np.float64),
+  )
+
+
+def _evaluator(experiment: Experiment) -> Evaluator:
+  return Evaluator(
+    model=experiment.model,
+    dataset=experiment.eval_dataset,
+    num_batches=experiment.num_eval_batches,
+    period=experiment.eval_period,
+    boundaries=experiment.policy.boundaries,
+    partitioner=experiment.partitioner,
+  )
+
+
+def _restore(
+  experiment: Experiment,
+  checkpoints: CheckpointFolder,
+  abstract: TrainState,
+  note: Callable[[str], None],
+) -> tuple[TrainState, dict[str, Any]]:
+  """Own checkpoint, else initial checkpoint, else scratch."""
+  step = checkpoints.latest_step()
+  if step is not None:
+    note(f"going on from the checkpoint of step {step}")
+    return checkpoints.restore(abstract)
+  state = plans.fresh_state(experiment, abstract)
+  params = checkpoints.restore_initial(abstract.params)
+  if params is not None:
+    note("starting from the parameters of the initial checkpoint")
+    state = state.replace(params=params)
+  return state, {"examples": 0, "sums": {}, "train_seconds": 0.0}
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+  """Turns SIGTERM and SIGINT into an event, as long as it is open.
+
+  A second signal does what it always does.
+  """
+  stopped = threading.Event()
+  names = (signal.SIGTERM, signal.SIGINT)
+  if threading.current_thread() is not threading.main_thread():
+    yield stopped
+    return
+  before = {name: signal.getsignal(name) for name in names}
+
+  def handle(number, frame):
+    stopped.set()
+    for name in names:
+      signal.signal(name, before[name])
+
+  for name in names:
+    signal.signal(name, handle)
+  try:
+    yield stopped
+  finally:
+    for name in names:
+      signal.signal(name, before[name])
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Loop:
+  """The parts of a running loop.
+
+  Attributes:
+    examples: training examples consumed before the loop starts.
+    row_at: step of the last row of training metrics.
+  """
+
+  experiment: Experiment
+  plan: plans.Plan
+  checkpoints: CheckpointFolder
+  report: RunReport | SilentReport
+  programs: execution.StepPrograms
+  evaluator: Evaluator
+  meter: IntervalMeter
+  watch: Stopwatch
+  examples: int
+  row_at: int = 0
+
+  def run(
+    self, state: TrainState, start: int, stopped: threading.Event
+  ) -> tuple[TrainState, int]:
+    """Runs steps `start`, `start + 1`, ... until the end or a stop.
+
+    Returns:
+      The state, and the number of steps it has done.
+    """
+    partitioner = self.experiment.partitioner
+    dataset = self.experiment.train_dataset
+    batches = dataset.batches(self.examples // dataset.batch_size)
+    self.row_at = start
+    for step in range(start, self.plan.total_steps):
+      # Evaluation comes before the checkpoint, so that a run that goes on from
+      # it need not repeat it; the row of the steps so far comes before both,
+      # which wait for the device anyway.
+      if step > start and self._pauses(step, stopped):
+        self._report_steps(step)
+        self._evaluate(state, step)
+        if self.checkpoints.due(step) or stopped.is_set():
+          self._save(state, step)
+        if stopped.is_set():
+          return state, step
+      batch = partitioner.put_batch(next(batches))
+      draw = self.plan.draws.draw(step, self.experiment.execution)
+      draw = partitioner.put_replicated(draw)
+      program = self._program(step)
+      with jax.transfer_guard("disallow"):
+        state, metrics = program(state, batch, draw)
+      # Only now, with the device busy, the host waits for earlier metrics: the
+      # device never waits for the host.
+      self._report_steps(step)
+      self.meter.add(metrics, int(self.plan.draws.path_lengths[step]))
+      self.examples += dataset.batch_size
+    self._report_steps(self.plan.total_steps)
+    if start < self.plan.total_steps:
+      self._save(state, self.plan.total_steps)
+    return state, self.plan.total_steps
+
+  def finish(self, state: TrainState) -> dict[str, Any]:
+    """Evaluates the full model and shorter paths, and sums the run up."""
+    step, policy = self.plan.total_steps, self.experiment.policy
+    full = self.evaluator.full(state.params)
+    self._report_evaluation(step, "full", full)
+    key = self.experiment.keys()["eval"]
+    for length in self.plan.evaluated_lengths():
+      row = self.evaluator.by_path_length(state.params, policy, length, key)
+      self._report_evaluation(step, length, row)
+    counts = self.experiment.train_dataset.unigram_counts
+    unigram = None if counts is None else self.evaluator.unigram_loss(counts)
+    stages = self.plan.stage_table()
+    summary = {
+      "steps": step,
+      "final_eval_loss": full["loss"],
+      "unigram_loss": unigram,
+      "flop_factor_nominal": self.plan.flop_factor_nominal,
+      "flop_factor_spent": self.plan.flop_factor_spent,
+      "train_seconds": self.watch.seconds,
+      "parameters": plans.parameter_count(state),
+      "num_layers": self.plan.num_layers,
+      "boundaries": list(policy.boundaries),
+      "stage_path_lengths": [length for _, _, length in stages],
+      "flop_factor_whole_step": self.plan.flop_factor_whole_step,
+      "flops_spent": self.plan.flops_spent(step),
+      "tokens": step * self.plan.batch_tokens,
+      "random_seed": self.experiment.random_seed,
+      "execution": self.experiment.execution,
+      "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+      "jax_version": jax.__version__,
+    }
+    self.report.write_summary(summary)
+    return summary
+
+  def _pauses(self, step: int, stopped: threading.Event) -> bool:
+    """Whether the loop has something else to do before `step`."""
+    return (
+      self.evaluator.due(step) or self.checkpoints.due(step) or stopped.is_set()
+    )
+
+  def _program(self, step: int) -> Callable[..., Any]:
+    if self.programs.ready(step):
+      return self.programs.program(step)
+    self.meter.sums()  # The clock stops when the device has nothing to do.
+    with self.watch.paused():
+      return self.programs.program(step)
+
+  def _report_steps(self, step: int) -> None:
+    """Writes a row for the steps up to `step`, if one is due and not there."""
+    due = step % self.experiment.report_period == 0
+    stage_ends = step in self.experiment.policy.boundaries
+    if step == self.row_at or not (
+      due or stage_ends or step == self.plan.total_steps
+    ):
+      return
+    row = self.meter.close()
+    if not np.isfinite(row["loss"]):
+      raise FloatingPointError(
+        f"The training loss is {row['loss']} between steps {self.row_at} and"
+        f" {step}. Try a lower peak learning rate (--gin.LEARNING_RATE) or"
+        " longer warm-up; the last checkpoint is of step"
+        f" {self.checkpoints.latest_step()}."
+      )
+    steps, seconds = row.pop("steps"), self.watch.lap()
+    begun = self.plan.flops_spent(int(step - steps))
+    spent = self.plan.flops_spent(step)
+    self.report.train(
+      step,
+      row
+      | {
+        "learning_rate": float(self.plan.learning_rates[step - 1]),
+        "stage": int(self.plan.stages[step - 1]) + 1,
+        "flops": spent,
+        "tokens": step * self.plan.batch_tokens,
+        "tokens_per_second": steps * self.plan.batch_tokens / seconds,
+        "step_seconds": seconds / steps,
+        "mfu": flops.utilisation((spent - begun) / seconds),
+      },
+    )
+    self.row_at = step
+
+  def _evaluate(self, state: TrainState, step: int) -> None:
+    if self.evaluator.due(step):
+      self.meter.sums()
+      with self.watch.paused():
+        row = self.evaluator.full(state.params)
+        self._report_evaluation(step, "full", row)
+
+  def _report_evaluation(
+    self, step: int, layers: int | str, row: dict[str, float]
+  ) -> None:
+    if not self.report.has_eval(step, layers):
+      self.report.evaluation(step, layers, row)
+
+  def _save(self, state: TrainState, step: int) -> None:
+    """Begins a checkpoint; what is not finite is not worth one."""
+    sums = self.meter.sums()
+    if not np.isfinite(sums.get("loss", 0.0)):
+      return
+    with self.watch.paused():
+      progress = {
+        "examples": self.examples,
+        "sums": sums,
+        "train_seconds": self.watch.seconds,
+      }
+      self.checkpoints.save(state, step, progress)
