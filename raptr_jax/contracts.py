@@ -128,6 +128,9 @@ class Dataset(Protocol):
   num_examples: int | None
   unigram_counts: np.ndarray | None
 
+  def open(self) -> None:
+    """Opens the data, which the constructor does not; raises if it is amiss."""
+
   def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and types of a batch over all hosts; reads no data."""
 

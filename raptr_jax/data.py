@@ -9,7 +9,6 @@ hosts; each host gets a contiguous part of every batch.
 
 import dataclasses
 import itertools
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from tasks.task import TextTask
 
 # Batches that are made ready while the device computes.
 READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
+ENDLESS = 2**62  # A range of Grain has an end; no run gets there.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,10 +101,10 @@ class PreparedDataset:
     records.check_settings(
       folder, metadata.settings, task.settings(feature_lengths)
     )
-    vocabulary = task.prepared_vocabulary(folder)
     records.check_vocabulary(
-      folder, metadata.vocabulary_fingerprint, vocabulary.fingerprint()
+      folder / task.vocabulary_file, metadata.vocabulary_fingerprint
     )
+    vocabulary = task.prepared_vocabulary(folder)
     self.batch_size = batch_size
     self.num_examples = metadata.splits[split].rows
     self.unigram_counts = np.load(folder / records.UNIGRAM_COUNTS)
@@ -118,7 +118,7 @@ class PreparedDataset:
 
   def batches(self, start: int) -> Iterator[Batch]:
     """This host's part of batch `start`, `start + 1`, ... without end."""
-    numbers = grain.MapDataset.range(start * self._part.size, sys.maxsize)
+    numbers = grain.MapDataset.range(start * self._part.size, ENDLESS)
     batches = numbers.map(self._example).batch(self._part.size)
     return iter(batches.to_iter_dataset(READ_AHEAD))
 

@@ -1,8 +1,94 @@
-"""Prints a plan: what a run would do and cost, and nothing is trained."""
+"""Prints what a run would do and cost; reads no data, trains nothing."""
 
-import jax
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from raptr_jax import execution, plan as plans
+from raptr_jax import execution
+from raptr_jax import plan as plans
 from raptr_jax.experiment import Experiment
+
+
+def print_plan(experiment: Experiment) -> None:
+  """Prints parameters, stages, FLOPs, memory, tokens and epochs of a run."""
+  console = Console(highlight=False, soft_wrap=True)
+  plan = plans.make_plan(experiment)
+  abstract = plans.abstract_state(experiment)
+  dense_step = plan.step_flops.step(plan.num_layers)
+  facts = {
+    "parameters": f"{plans.parameter_count(abstract):,}",
+    "FLOPs of a dense step": f"{dense_step:.4g}",
+    "FLOPs of the run": f"{plan.flops_spent(plan.total_steps):.4g}"
+    f" (dense: {plan.dense_flops:.4g})",
+    "FLOP factor over dense, blocks": f"{plan.flop_factor_nominal:.3f} nominal,"
+    f" {plan.flop_factor_spent:.3f} with this seed's draws",
+    "FLOP factor, embeddings and head too": f"{plan.flop_factor_whole_step:.3f}",
+    "tokens": f"{plan.total_steps * plan.batch_tokens:,}"
+    f" ({plan.batch_tokens:,} a step)",
+    "epochs": _epochs(experiment),
+  }
+  for name, value in facts.items():
+    console.print(f"{name:<38}{value}")
+  console.print(_stage_table(plan))
+  console.print("compiling the shortest and the full path ...")
+  for name, figure in _memory(experiment, plan, abstract).items():
+    console.print(f"{name:<38}{figure}")
+
+
+def _epochs(experiment: Experiment) -> str:
+  size = experiment.train_dataset.num_examples
+  if size is None:
+    return "not known before the data is prepared, or streamed"
+  examples = experiment.total_steps * experiment.train_dataset.batch_size
+  return f"{examples / size:.2f} of {size:,} examples"
+
+
+def _stage_table(plan: plans.Plan) -> Table:
+  table = Table("stage", "from step", "steps", "p", "path length", "FLOPs a step")
+  for column in table.columns[1:]:
+    column.justify = "right"
+  for stage, (start, steps, length) in enumerate(plan.stage_table(), 1):
+    table.add_row(
+      str(stage),
+      f"{start:,}",
+      f"{steps:,}",
+      _probability(plan.inclusion[start]),
+      f"{length:.2f}",
+      f"{plan.step_flops.step(length):.4g}",
+    )
+  return table
+
+
+def _probability(inclusion: np.ndarray) -> str:
+  """Inclusion probability of the layers that are not certain to run."""
+  free = np.unique(np.round(inclusion[inclusion < 1], 4))
+  if free.size == 0:
+    return "1"
+  return " - ".join(f"{p:.4g}" for p in np.unique(free[[0, -1]]))
+
+
+def _memory(
+  experiment: Experiment, plan: plans.Plan, abstract
+) -> dict[str, str]:
+  """XLA's memory figures of the step, for the shortest and the full path."""
+  step = plans.jitted_step(experiment, abstract)
+  batch = plans.abstract_batch(experiment)
+  shortest = int(np.argmin(plan.draws.path_lengths))
+  masks = {"shortest": plan.draws.mask[shortest]}
+  masks["full"] = np.ones(plan.num_layers, bool)
+  figures = {}
+  for name, mask in masks.items():
+    draw = execution.as_executed(
+      mask, np.ones(plan.num_layers, np.float32), experiment.execution
+    )
+    abstract_draw = execution.abstract_draw(
+      draw, experiment.partitioner.replicated
+    )
+    memory = step.lower(abstract, batch, abstract_draw).compile()
+    memory = memory.memory_analysis()
+    figures[f"memory of a step, {name} path ({mask.sum()} layers)"] = (
+      f"{memory.temp_size_in_bytes / 2**20:,.0f} MiB temporary,"
+      f" {memory.argument_size_in_bytes / 2**20:,.0f} MiB state and batch"
+    )
+  return figures
+

@@ -39,8 +39,14 @@ class DrawTable:
 
   def draw(self, step: int, execution: str) -> LayerDraw | LayerPath:
     """The draw of a step, in the form of that execution, as NumPy arrays."""
-    mask, scale = self.mask[step], self.scale[step]
-    return to_path(mask, scale) if execution == "gather" else LayerDraw(mask, scale)
+    return as_executed(self.mask[step], self.scale[step], execution)
+
+
+def as_executed(
+  mask: Bool[np.ndarray, "L"], scale: Float[np.ndarray, "L"], execution: str
+) -> LayerDraw | LayerPath:
+  """A draw in the form that makes the stack execute it this way."""
+  return to_path(mask, scale) if execution == "gather" else LayerDraw(mask, scale)
 
 
 def to_path(
@@ -58,6 +64,13 @@ def draw_table(policy: Policy, key: jax.Array, total_steps: int) -> DrawTable:
     key = jax.device_put(key, jax.local_devices(backend="cpu")[0])
     draws = jax.jit(jax.vmap(policy, (None, 0)))(key, steps)
   return DrawTable(np.asarray(draws.mask), np.asarray(draws.scale))
+
+
+def abstract_draw(draw: Any, sharding: jax.sharding.Sharding) -> Any:
+  """Shapes, types and placement of a draw."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), draw
+  )
 
 
 class StepPrograms:
@@ -88,10 +101,7 @@ class StepPrograms:
 
     def compile_for(key: int, draw):
       began = time.monotonic()
-      abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=draw_sharding),
-        draw,
-      )
+      abstract = abstract_draw(draw, draw_sharding)
       program = step_fn.lower(abstract_state, abstract_batch, abstract).compile()
       self.compile_seconds[key] = time.monotonic() - began
       return program

@@ -79,6 +79,16 @@ class Experiment:
         f" {shards // self.num_microbatches} data-parallel devices."
       )
 
+  def open(self) -> None:
+    """Opens the data.
+
+    Raises:
+      FileNotFoundError: if it is not prepared.
+      ValueError: if it does not fit the task.
+    """
+    self.train_dataset.open()
+    self.eval_dataset.open()
+
   def keys(self) -> dict[str, jax.Array]:
     """Independent random keys for all that is random but the data."""
     names = ("params", "draw", "dropout", "eval")

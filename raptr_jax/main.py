@@ -11,19 +11,24 @@ package. `--dry_run` trains nothing and prints what the run would do and cost.
 
 import argparse
 import difflib
+import logging
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import gin
 
 # What overrides on the command line can name: `--gin.optim.adamw.b2=0.98`.
 PREAMBLE = """
 from __gin__ import dynamic_registration
-from raptr_jax import checkpoint, data, experiment, optim, partitioning
-from raptr_jax import policies, schedule
+from raptr_jax import checkpoint
+from raptr_jax import data
+from raptr_jax import experiment
+from raptr_jax import optim
+from raptr_jax import partitioning
+from raptr_jax import policies
+from raptr_jax import schedule
 from raptr_jax.models import bert
 from tasks import prepare
 """
@@ -64,7 +69,10 @@ def configure(argv: Sequence[str], description: str) -> argparse.Namespace:
   flags = parser.parse_args([a for a in argv if a not in overrides])
 
   gin.clear_config()
-  for folder in (str(gin_folder()), *flags.gin_search_paths.split(",")[::-1]):
+  # Gin's second reader takes `runs/pretrain.gin` for a file in a package `runs`,
+  # and fails where there is a folder of that name, such as a run's.
+  del gin.config._FILE_READERS[1:]
+  for folder in (*flags.gin_search_paths.split(","), str(gin_folder())):
     gin.add_config_file_search_path(folder)
   includes = "".join(f"include '{file}'\n" for file in flags.gin_file)
   _parse(PREAMBLE + includes, " of the gin files")
@@ -79,7 +87,7 @@ def configure(argv: Sequence[str], description: str) -> argparse.Namespace:
       f" in --gin.{name}={value}: a string needs quotes of its own, as in"
       " --gin.MODEL_DIR=\"'runs/x'\"",
     )
-  missing = [name for name, value in _macros().items() if value is gin.REQUIRED]
+  missing = [n for n, value in _macros().items() if value == "%gin.REQUIRED"]
   if missing:
     example = " ".join(f"--gin.{name}=..." for name in missing)
     raise ConfigurationError(
@@ -90,10 +98,14 @@ def configure(argv: Sequence[str], description: str) -> argparse.Namespace:
 
 
 def _parse(text: str, where: str) -> None:
+  # Gin logs an error for each folder that it looks into in vain.
+  logging.disable(logging.ERROR)
   try:
     gin.parse_config(text)
   except (SyntaxError, ValueError, OSError, ImportError, AttributeError) as e:
     raise ConfigurationError(f"{_first_line(e)}{where}") from e
+  finally:
+    logging.disable(logging.NOTSET)
 
 
 def _first_line(error: Exception) -> str:
@@ -102,10 +114,10 @@ def _first_line(error: Exception) -> str:
   return re.split(r"\n+\s*In (?:call|bindings|file)", message)[0].strip()
 
 
-def _macros() -> dict[str, Any]:
-  """All macros of the parsed files, by name."""
-  names = re.findall(r"^(\w+) = ", gin.config_str(), flags=re.MULTILINE)
-  return {name: gin.query_parameter(name) for name in names}
+def _macros() -> dict[str, str]:
+  """All macros of the parsed files, by name, as gin prints their values."""
+  pattern = r"^(\w+) = (.*)$"
+  return dict(re.findall(pattern, gin.config_str(), flags=re.MULTILINE))
 
 
 def _check_macro(name: str) -> None:
@@ -130,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
       dry_run.print_plan(run)
       return
     run.open()
-  except (ConfigurationError, ValueError, TypeError, OSError) as error:
+  except (ConfigurationError, ValueError, OSError) as error:
     sys.exit(f"error: {_first_line(error)}")
   _save_config(Path(run.model_dir))
   training.train(run)

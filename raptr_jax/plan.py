@@ -31,7 +31,7 @@ class Plan:
 
   Attributes:
     draws: layers of each step.
-    expected_lengths: expected path length of each step.
+    inclusion: probability of each layer to run in each step.
     stages: number of each step's stage, from 0.
     learning_rates: of each step.
     step_flops: FLOPs of a step on the global batch, by kept layers.
@@ -40,7 +40,7 @@ class Plan:
   """
 
   draws: execution.DrawTable
-  expected_lengths: Float[np.ndarray, "S"]
+  inclusion: Float[np.ndarray, "S L"]
   stages: Int[np.ndarray, "S"]
   learning_rates: Float[np.ndarray, "S"]
   step_flops: flops.StepFlops
@@ -50,6 +50,11 @@ class Plan:
   @property
   def total_steps(self) -> int:
     return len(self.stages)
+
+  @property
+  def expected_lengths(self) -> Float[np.ndarray, "S"]:
+    """Expected path length of each step."""
+    return self.inclusion.sum(axis=1)
 
   @property
   def dense_flops(self) -> float:
@@ -107,7 +112,7 @@ def make_plan(experiment: Experiment) -> Plan:
     draws=execution.draw_table(
       policy, experiment.keys()["draw"], total_steps
     ),
-    expected_lengths=np.asarray(inclusion, np.float64).sum(axis=1),
+    inclusion=np.asarray(inclusion, np.float64),
     stages=np.searchsorted(
       np.asarray(policy.boundaries), np.arange(total_steps), side="right"
     ),

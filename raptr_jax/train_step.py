@@ -54,7 +54,7 @@ def train_step(
     grads, state.opt_state, state.params, kept_layers=_kept(draw, model)
   )
   params = optax.apply_updates(state.params, updates)
-  metrics = metrics | {"grad_norm": optax.global_norm(grads)}
+  metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
   return TrainState(state.step + 1, params, opt_state), metrics
 
 

@@ -8,7 +8,9 @@ output of the stack.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from raptr_jax import flops, losses
-from raptr_jax.contracts import Batch, LayerDraw, LayerPath, Metrics, Params
+from raptr_jax.contracts import LayerDraw, LayerPath, Metrics, Params
 from raptr_jax.models import layers
 from raptr_jax.models.masked_stack import MaskedStack, full_path
 
@@ -253,11 +255,11 @@ class BertMaskedLM:
     scores = losses.token_log_likelihood(logits, batch["targets"])
     return (scores * batch["target_weights"]).sum(-1)
 
-  def step_flops(self, batch: Batch) -> flops.StepFlops:
+  def step_flops(self, batch: Mapping[str, Any]) -> flops.StepFlops:
     config = self.config
     size, length = batch["tokens"].shape
     width = config.embed_dim
-    predicted = batch["targets"].size
+    predicted = math.prod(batch["targets"].shape)
     block = flops.block_flops(
       batch=size, length=length, width=width, mlp_dim=config.mlp_width
     )

@@ -1,0 +1,155 @@
+"""Masked language modelling, the objective of BERT (arXiv:1810.04805).
+
+Of the tokens of a row 15 % are predicted; of these 80 % become [MASK], 10 % a
+random token, and 10 % stay (Sec. 3.1 and App. A.1). Departures: a row holds
+whole pieces of documents that do not see each other, there is no
+next-sentence task, and masks are drawn afresh in every epoch.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+
+from tasks.packing import Framing, Row
+from tasks.task import Corruption
+from tasks.vocabularies import Vocabulary
+
+MASKED = 0.8  # Of the predicted tokens, those replaced by [MASK] ...
+RANDOM = 0.1  # ... and those replaced by a random token.
+
+
+def mask_tokens(
+  row: Row,
+  rng: np.random.Generator,
+  *,
+  length: int,
+  num_targets: int,
+  mask_rate: float,
+  mask_id: int,
+  pad_id: int,
+  ordinary_ids: np.ndarray,
+) -> dict[str, np.ndarray]:
+  """Corrupts a row and says what is to be predicted where.
+
+  The number of predicted tokens is `mask_rate` times the number of ordinary
+  tokens, rounded up or down at random so that the rate is exact in the mean.
+
+  Args:
+    row: a row with its framing; read only.
+    rng: the only source of randomness.
+    length: T, to which the row is padded.
+    num_targets: P, the most tokens that are predicted.
+    mask_rate: share of ordinary tokens that are predicted.
+    mask_id: id of [MASK].
+    pad_id: id of [PAD].
+    ordinary_ids: int32[...], ascending: all ids but the special ones. Only
+      these are predicted, and only these serve as random tokens.
+
+  Returns:
+    tokens: int32[T], corrupted, `pad_id` after the end.
+    segment_ids: int32[T], number of the piece from 1 on; 0 is padding.
+    positions: int32[T], position within the piece; 0 for padding.
+    target_positions: int32[P], ascending places of the predicted tokens in
+      the row; 0 in unused slots.
+    targets: int32[P], the original tokens there; 0 in unused slots.
+    target_weights: float32[P], 1 for used slots, 0 for unused ones.
+  """
+  size = len(row.tokens)
+  places = np.searchsorted(ordinary_ids, row.tokens)
+  places = np.minimum(places, len(ordinary_ids) - 1)
+  candidates = np.flatnonzero(ordinary_ids[places] == row.tokens)
+  count = math.floor(mask_rate * len(candidates) + rng.random())
+  count = min(count, num_targets)
+  chosen = np.sort(rng.permutation(candidates)[:count])
+  targets = row.tokens[chosen]
+
+  draw = rng.random(count)
+  random_ids = ordinary_ids[rng.integers(len(ordinary_ids), size=count)]
+  replaced = np.where(draw < MASKED, mask_id, targets)
+  replaced = np.where(draw >= 1 - RANDOM, random_ids, replaced)
+
+  tokens = _padded(row.tokens, length, fill=pad_id)
+  tokens[chosen] = replaced
+  segments = np.arange(1, len(row.segment_lengths) + 1)
+  begins = np.cumsum(row.segment_lengths) - row.segment_lengths
+  positions = np.arange(size) - np.repeat(begins, row.segment_lengths)
+  return {
+    "tokens": tokens,
+    "segment_ids": _padded(np.repeat(segments, row.segment_lengths), length),
+    "positions": _padded(positions, length),
+    "target_positions": _padded(chosen, num_targets),
+    "targets": _padded(targets, num_targets),
+    "target_weights": _padded(np.ones(count), num_targets, np.float32),
+  }
+
+
+def _padded(
+  values: np.ndarray, length: int, dtype: type = np.int32, fill: int = 0
+) -> np.ndarray:
+  padded: np.ndarray = np.full(length, fill, dtype)
+  padded[: len(values)] = values
+  return padded
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedLM:
+  """The objective of BERT, for rows of the feature "inputs".
+
+  Attributes:
+    mask_rate: share of the tokens that are predicted.
+    num_sentinels: sentinel ids the objective needs: none.
+  """
+
+  mask_rate: float = 0.15
+  num_sentinels: ClassVar[int] = 0
+
+  def __post_init__(self):
+    if not 0 < self.mask_rate < 1:
+      raise ValueError(
+        f"mask_rate={self.mask_rate} must lie between 0 and 1: set "
+        "bert.MaskedLM.mask_rate"
+      )
+
+  def framing(self, vocabulary: Vocabulary) -> Framing:
+    """[CLS] before and [SEP] after each piece."""
+    return Framing((vocabulary.cls_id,), (vocabulary.sep_id,))
+
+  def row_length(self, feature_lengths: Mapping[str, int]) -> int:
+    """T, the length of "inputs".
+
+    Raises:
+      ValueError: there is another feature, or none.
+    """
+    if set(feature_lengths) != {"inputs"}:
+      raise ValueError(
+        f"TASK_FEATURE_LENGTHS={dict(feature_lengths)}: masked language "
+        "modelling has the one feature 'inputs': set "
+        "--gin.TASK_FEATURE_LENGTHS=\"{'inputs': 128}\""
+      )
+    return feature_lengths["inputs"]
+
+  def corruption(
+    self, vocabulary: Vocabulary, feature_lengths: Mapping[str, int]
+  ) -> Corruption:
+    """The function (row, rng) -> example for a vocabulary and a length.
+
+    Raises:
+      ValueError: a feature is missing, or the vocabulary has no [MASK].
+    """
+    length = self.row_length(feature_lengths)
+    ordinary_ids = np.setdiff1d(
+      np.arange(vocabulary.size), vocabulary.special_ids
+    )
+    return functools.partial(
+      mask_tokens,
+      length=length,
+      num_targets=math.ceil(self.mask_rate * length),
+      mask_rate=self.mask_rate,
+      mask_id=vocabulary.mask_id,
+      pad_id=vocabulary.pad_id,
+      ordinary_ids=ordinary_ids.astype(np.int32),
+    )

@@ -1,0 +1,120 @@
+"""Documents to rows: cut into pieces, frame them, pack them whole."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+# Rows never join documents of two blocks: at a block's edge the work can be
+# interrupted and taken up again, and still give the same rows.
+BLOCK_DOCUMENTS = 1_000
+
+
+class Row(NamedTuple):
+  """A row of text before any corruption.
+
+  Attributes:
+    tokens: int32[n], n at most the row length; framing tokens included.
+    segment_lengths: int32[s], tokens of each packed piece; they sum to n.
+  """
+
+  tokens: np.ndarray
+  segment_lengths: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Framing:
+  """What stands around the pieces of documents, and how they share rows.
+
+  Attributes:
+    prefix: tokens before each piece, as [CLS].
+    suffix: tokens after each piece, as [SEP].
+    shared_rows: whether a row may hold several pieces.
+  """
+
+  prefix: tuple[int, ...] = ()
+  suffix: tuple[int, ...] = ()
+  shared_rows: bool = True
+
+
+def pack(
+  documents: Iterable[Sequence[int]],
+  *,
+  framing: Framing,
+  length: int,
+  block_documents: int = BLOCK_DOCUMENTS,
+) -> Iterator[Row]:
+  """Packs the tokens of documents into rows.
+
+  A document is cut into pieces that fill a row with their framing; its last
+  piece may be shorter. Pieces are never cut again: each goes to the first row
+  that has room for it (first fit). A row that can take nothing more is given
+  out at once, the others at the end of the block, oldest first.
+
+  Args:
+    documents: token ids without framing; empty documents vanish.
+    framing: what is added to each piece.
+    length: most tokens in a row.
+    block_documents: documents after which all open rows are given out.
+
+  Raises:
+    ValueError: `length` leaves no room for text.
+  """
+  frame = len(framing.prefix) + len(framing.suffix)
+  if length <= frame:
+    raise ValueError(
+      f"rows of {length} tokens have no room for text beside {frame} tokens "
+      "of framing: set a larger length in --gin.TASK_FEATURE_LENGTHS"
+    )
+  open_rows = _OpenRows(length, least=frame + 1, shared=framing.shared_rows)
+  for number, document in enumerate(documents):
+    if number and number % block_documents == 0:
+      yield from open_rows.flush()
+    tokens = np.asarray(document, np.int32)
+    for begin in range(0, len(tokens), length - frame):
+      text = tokens[begin : begin + length - frame]
+      piece = np.concatenate((framing.prefix, text, framing.suffix))
+      yield from open_rows.add(piece.astype(np.int32))
+  yield from open_rows.flush()
+
+
+class _OpenRows:
+  """Rows that still have room, oldest first."""
+
+  def __init__(self, length: int, least: int, shared: bool):
+    self._length = length
+    self._least = least  # Tokens of the smallest piece there can be.
+    self._shared = shared
+    self._rows: list[list[np.ndarray]] = []
+    self._room: list[int] = []
+
+  def add(self, piece: np.ndarray) -> Iterator[Row]:
+    """Puts a piece into the first row that fits; gives out a full row."""
+    size = len(piece)
+    if not self._shared or size > self._length - self._least:
+      yield _row([piece])  # It fills a row by itself.
+      return
+    number = next(
+      (i for i, room in enumerate(self._room) if room >= size), len(self._room)
+    )
+    if number == len(self._room):
+      self._rows.append([])
+      self._room.append(self._length)
+    self._rows[number].append(piece)
+    self._room[number] -= size
+    if self._room[number] < self._least:
+      del self._room[number]
+      yield _row(self._rows.pop(number))
+
+  def flush(self) -> Iterator[Row]:
+    """Gives out all rows and starts afresh."""
+    yield from map(_row, self._rows)
+    self._rows, self._room = [], []
+
+
+def _row(pieces: list[np.ndarray]) -> Row:
+  return Row(
+    tokens=np.concatenate(pieces),
+    segment_lengths=np.array([len(piece) for piece in pieces], np.int32),
+  )

@@ -1,0 +1,93 @@
+"""Trains a SentencePiece vocabulary, the same from the same text."""
+
+import io
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+
+from tasks import vocabularies
+
+ModelProto: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]
+
+# Beyond this the vocabulary hardly changes, but the memory grows.
+MOST_CHARACTERS = 50_000_000
+
+
+def train_sentencepiece(
+  documents: Iterable[str], size: int, path: Path, *, num_sentinels: int = 0
+) -> None:
+  """Trains a unigram model on the first 50 million characters of documents.
+
+  Ids 0 to 4 are [PAD], [UNK], [CLS], [SEP] and [MASK]; no text encodes to
+  them. Characters rarer than one in 20,000 are spelt in bytes, so that no
+  text is unknown. Text is normalised by NFKC.
+
+  Args:
+    documents: the text; the first ones are used.
+    size: V, number of ids, special ones and sentinels included.
+    path: the `.model` file to write.
+    num_sentinels: names <extra_id_0>, <extra_id_1>, ... at ids V - 1, V - 2,
+      ... for span corruption.
+
+  Raises:
+    ValueError: there is no text, or `size` does not suit it.
+  """
+  sentences = _beginning(documents)
+  first = next(sentences, None)
+  if first is None:
+    raise ValueError("there is no text to train a vocabulary on")
+  model = io.BytesIO()
+  try:
+    sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=itertools.chain([first], sentences),
+      model_writer=model,
+      model_type="unigram",
+      vocab_size=size - num_sentinels,
+      character_coverage=0.99995,
+      byte_fallback=True,
+      pad_id=0,
+      unk_id=1,
+      bos_id=2,
+      eos_id=3,
+      pad_piece=vocabularies.PAD,
+      unk_piece=vocabularies.UNK,
+      bos_piece=vocabularies.CLS,
+      eos_piece=vocabularies.SEP,
+      control_symbols=[vocabularies.MASK],
+      max_sentence_length=MOST_CHARACTERS,  # In bytes; nothing is left out.
+      num_threads=1,  # With more, the sums of floats depend on the timing.
+      minloglevel=2,
+    )
+  except RuntimeError as error:
+    raise ValueError(
+      f"VOCABULARY_SIZE={size} does not suit this text "
+      f"({str(error).splitlines()[-1]}): set another --gin.VOCABULARY_SIZE"
+    ) from error
+  path.write_bytes(_with_sentinels(model.getvalue(), num_sentinels))
+
+
+def _beginning(documents: Iterable[str]) -> Iterator[str]:
+  """Documents up to `MOST_CHARACTERS` characters, empty ones left out."""
+  characters = 0
+  for document in documents:
+    if document:
+      yield document
+    characters += len(document)
+    if characters >= MOST_CHARACTERS:
+      return
+
+
+def _with_sentinels(model: bytes, num_sentinels: int) -> bytes:
+  """Appends pieces: the trainer would put such symbols first, not last."""
+  proto = ModelProto.FromString(model)
+  for number in reversed(range(num_sentinels)):
+    proto.pieces.add(
+      piece=f"<extra_id_{number}>",
+      score=0.0,
+      type=ModelProto.SentencePiece.USER_DEFINED,
+    )
+  return proto.SerializeToString(deterministic=True)

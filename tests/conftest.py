@@ -1,0 +1,17 @@
+"""Set before jax is imported.
+
+Eight devices, so that sharding is real, and little optimisation: the tests
+compile many small programs and run each a few times.
+"""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = " ".join(
+  [
+    os.environ.get("XLA_FLAGS", ""),
+    "--xla_force_host_platform_device_count=8",
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+  ]
+)

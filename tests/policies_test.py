@@ -1,0 +1,145 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from raptr_jax import policies
+from raptr_jax.contracts import LayerDraw
+from raptr_jax.schedule import stage_schedule
+
+DRAWS = 20_000
+
+
+def schedule(path_lengths=(6, 8, 10, 12), total_steps=4 * DRAWS):
+  return stage_schedule(
+    path_lengths=path_lengths, total_steps=total_steps, num_layers=12
+  )
+
+
+def draw_many(policy, steps, seed=0) -> LayerDraw:
+  return jax.jit(jax.vmap(policy, (None, 0)))(jax.random.key(seed), steps)
+
+
+@pytest.mark.parametrize("sampler", ["bernoulli", "exact"])
+@pytest.mark.parametrize("fixed", [(0, -1), (), (0, 1, 10, 11), (5,)])
+def test_inclusion_frequencies(sampler, fixed):
+  policy = policies.raptr(
+    schedule=schedule(), sampler=sampler, fixed_layers=fixed
+  )
+  fixed = [layer % 12 for layer in fixed]
+  for stage, length in enumerate((6, 8, 10, 12)):
+    steps = stage * DRAWS + jnp.arange(DRAWS)
+    frequency = np.asarray(draw_many(policy, steps).mask).mean(axis=0)
+    p = (length - len(fixed)) / (12 - len(fixed))
+    expected = np.where(np.isin(np.arange(12), fixed), 1.0, p)
+    error = np.sqrt(expected * (1 - expected) / DRAWS)
+    np.testing.assert_allclose(policy.inclusion(steps[0]), expected, rtol=1e-6)
+    assert np.all(np.abs(frequency - expected) <= 4 * error + 1e-12)
+
+
+def test_exact_draws_have_exactly_their_length():
+  policy = policies.raptr(schedule=schedule(), sampler="exact")
+  for stage, length in enumerate((6, 8, 10, 12)):
+    masks = draw_many(policy, stage * DRAWS + jnp.arange(DRAWS)).mask
+    assert set(np.asarray(masks.sum(axis=1)).tolist()) == {length}
+
+
+def test_exact_draws_all_subsets_alike():
+  policy = policies.constant(
+    path_length=3, num_layers=5, sampler="exact", fixed_layers=(0,)
+  )
+  masks = np.asarray(draw_many(policy, jnp.arange(DRAWS)).mask)
+  _, counts = np.unique(masks, axis=0, return_counts=True)
+  assert len(counts) == 6  # 4 choose 2
+  assert np.all(np.abs(counts / DRAWS - 1 / 6) < 4 * np.sqrt(5 / 36 / DRAWS))
+
+
+def test_exact_keeps_a_fractional_length_in_the_mean():
+  policy = policies.constant(path_length=7.25, num_layers=12, sampler="exact")
+  lengths = np.asarray(draw_many(policy, jnp.arange(DRAWS)).mask).sum(axis=1)
+  assert set(lengths.tolist()) == {7, 8}
+  assert abs(lengths.mean() - 7.25) < 4 * np.sqrt(0.25 * 0.75 / DRAWS)
+
+
+def test_two_steps_differ_under_jit():
+  draw = jax.jit(policies.raptr(schedule=schedule()))
+  masks = {tuple(np.asarray(draw(jax.random.key(0), s).mask)) for s in range(9)}
+  assert len(masks) > 1
+
+
+def test_a_draw_depends_on_key_and_step_alone():
+  policy = policies.raptr(schedule=schedule())
+  together = draw_many(policy, jnp.arange(50)).mask
+  jax.clear_caches()  # As after a restart.
+  alone = [policy(jax.random.key(0), jnp.asarray(s)).mask for s in range(50)]
+  np.testing.assert_array_equal(together, np.stack(alone))
+
+
+@pytest.mark.parametrize("sampler", ["bernoulli", "exact"])
+def test_draws_are_equal_on_one_and_on_eight_devices(sampler):
+  policy = policies.raptr(schedule=schedule(), sampler=sampler)
+  steps = np.arange(800, dtype=np.int32)
+  mesh = Mesh(np.asarray(jax.devices()), ("data",))
+  assert mesh.size == 8
+  spread = jax.device_put(steps, NamedSharding(mesh, PartitionSpec("data")))
+  one, eight = draw_many(policy, steps), draw_many(policy, spread)
+  np.testing.assert_array_equal(one.mask, eight.mask)
+
+
+def test_full_runs_every_layer():
+  draws = draw_many(policies.full(num_layers=12), jnp.arange(100))
+  assert draws.mask.all()
+  assert (draws.scale == 1).all()
+
+
+def test_the_constant_policy_has_no_stages():
+  policy = policies.constant(path_length=9, num_layers=12)
+  assert policy.boundaries == ()
+  np.testing.assert_allclose(policy.inclusion(0), policy.inclusion(10**6))
+
+
+MASK = jnp.asarray([1, 0, 0, 1, 1, 0], bool)
+INCLUSION = jnp.asarray([1, 0.5, 0.5, 0.5, 0.25, 0.5])
+
+
+@pytest.mark.parametrize(
+  ("scaling", "expected"),
+  [
+    ("none", [1, 0, 0, 1, 1, 0]),
+    ("sqrt_gap", [1, 0, 0, 3**0.5, 1, 0]),
+    ("sqrt_global", [2**0.5, 0, 0, 2**0.5, 2**0.5, 0]),
+    ("inverse_p", [1, 0, 0, 2, 4, 0]),
+  ],
+)
+def test_scaling_by_hand(scaling, expected, monkeypatch):
+  monkeypatch.setitem(policies.SAMPLERS, "given", lambda key, p: MASK)
+  policy = policies.LayerPolicy(6, lambda step: INCLUSION, "given", scaling)
+  scale = policy(jax.random.key(0), jnp.asarray(0)).scale
+  np.testing.assert_allclose(scale, expected, rtol=1e-6)
+
+
+def test_a_first_layer_after_a_gap_is_scaled_by_it():
+  mask = jnp.asarray([0, 0, 1, 1], bool)
+  scale = policies.sqrt_gap(mask, jnp.ones(4))
+  np.testing.assert_allclose(scale[2:], [3**0.5, 1], rtol=1e-6)
+
+
+def test_errors_name_value_and_binding():
+  with pytest.raises(ValueError, match=r"paths of 2 layers.*keeps 3"):
+    policies.raptr(schedule=schedule((2, 12)), fixed_layers=(0, 1, -1))
+  with pytest.raises(ValueError, match="fixed_layers has 12, expected -12"):
+    policies.raptr(schedule=schedule(), fixed_layers=(12,))
+  with pytest.raises(ValueError, match="constant.path_length = 13"):
+    policies.constant(path_length=13, num_layers=12)
+  with pytest.raises(ValueError, match="sampler = 'gauss', expected one of"):
+    policies.raptr(schedule=schedule(), sampler="gauss")
+  with pytest.raises(ValueError, match="scaling = 'log', expected one of"):
+    policies.raptr(schedule=schedule(), scaling="log")
+
+
+def test_a_policy_is_frozen():
+  with pytest.raises(dataclasses.FrozenInstanceError):
+    policies.full(num_layers=2).num_layers = 3

@@ -1,0 +1,228 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from small_task import LENGTHS, VOCABULARY_SIZE, make_task, write_corpus
+
+from tasks import prepare as preparation
+from tasks import records, sources
+from tasks.prepare import main, prepare
+from tasks.vocabularies import SentencePieceVocabulary
+
+SHARD_DOCUMENTS = 40
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+  """Three shards of four blocks of documents, so that there are joints."""
+  monkeypatch.setattr(preparation, "SHARD_DOCUMENTS", SHARD_DOCUMENTS)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+  return write_corpus(tmp_path_factory.mktemp("prepare") / "corpus")
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, tmp_path_factory):
+  """A folder that was prepared without interruption."""
+  data_dir = tmp_path_factory.mktemp("finished")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(preparation, "SHARD_DOCUMENTS", SHARD_DOCUMENTS)
+    _prepare(make_task(corpus), data_dir)
+  return data_dir / "small_bert"
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+  """A data folder of a test's own, with the finished task in it."""
+  shutil.copytree(finished, tmp_path / "small_bert")
+  return tmp_path
+
+
+def _prepare(task, data_dir, lengths=LENGTHS):
+  prepare(task=task, feature_lengths=lengths, data_dir=str(data_dir))
+
+
+def _files(folder):
+  return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _rows(folder, split):
+  paths = sorted(folder.glob(f"{split}-*"))
+  return [
+    (list(row.tokens), list(row.segment_lengths))
+    for path in paths
+    for row in records.read_shard(path)
+  ]
+
+
+def test_folder_holds_what_the_task_says(finished, corpus):
+  assert sorted(_files(finished)) == [
+    "metadata.json",
+    "train-00000.array_record",
+    "train-00001.array_record",
+    "train-00002.array_record",
+    "unigram_counts.npy",
+    "validation-00000.array_record",
+    "vocabulary.model",
+  ]
+  task = make_task(corpus)
+  vocabulary = task.prepared_vocabulary(finished)
+  assert vocabulary.size == VOCABULARY_SIZE
+  for split in task.source.splits:
+    # Shard by shard, since rows do not cross shards.
+    expected = []
+    for start in range(0, task.source.num_documents(split), SHARD_DOCUMENTS):
+      documents = list(task.source.documents(split, start))[:SHARD_DOCUMENTS]
+      expected += [
+        (list(row.tokens), list(row.segment_lengths))
+        for row in task.rows(iter(documents), vocabulary, LENGTHS)
+      ]
+    assert _rows(finished, split) == expected
+
+
+def test_metadata_and_counts_agree_with_the_rows(finished):
+  metadata = records.load_metadata(finished)
+  for split, sizes in metadata.splits.items():
+    rows = _rows(finished, split)
+    assert sizes.rows == len(rows)
+    assert sizes.tokens == sum(len(tokens) for tokens, _ in rows)
+  assert metadata.splits["train"].documents == 100
+  assert metadata.splits["validation"].documents == 20
+  tokens = np.concatenate([tokens for tokens, _ in _rows(finished, "train")])
+  expected = np.bincount(tokens, minlength=VOCABULARY_SIZE)
+  assert expected[metadata.special_ids].sum() > 0
+  expected[metadata.special_ids] = 0
+  counts = np.load(finished / records.UNIGRAM_COUNTS)
+  np.testing.assert_array_equal(counts, expected)
+
+
+@pytest.mark.parametrize("documents_until_stop", [0, 15, 45, 80, 99, 110])
+def test_interruption_leaves_no_trace(
+  finished, corpus, tmp_path, monkeypatch, documents_until_stop
+):
+  left = iter(range(documents_until_stop))
+  encode = SentencePieceVocabulary.encode
+
+  def interrupted(self, text):
+    if next(left, None) is None:
+      raise KeyboardInterrupt
+    return encode(self, text)
+
+  folder = tmp_path / "small_bert"
+  with monkeypatch.context() as patch:
+    patch.setattr(SentencePieceVocabulary, "encode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+      _prepare(make_task(corpus), tmp_path)
+  done = {path: path.stat().st_mtime_ns for path in folder.glob("*record")}
+  # 100 documents make 3 shards of the train split.
+  assert len(done) == min(documents_until_stop // SHARD_DOCUMENTS, 2) + (
+    documents_until_stop > 100
+  )
+  _prepare(make_task(corpus), tmp_path)
+  assert _files(folder) == _files(finished)
+  assert all(path.stat().st_mtime_ns == time for path, time in done.items())
+
+
+def test_finished_task_is_not_touched(copy, corpus, capsys):
+  before = {p: p.stat().st_mtime_ns for p in (copy / "small_bert").iterdir()}
+  _prepare(make_task(corpus), copy)
+  assert "complete" in capsys.readouterr().out
+  after = {p: p.stat().st_mtime_ns for p in (copy / "small_bert").iterdir()}
+  assert before == after
+
+
+def test_lost_shard_is_written_again(copy, finished, corpus):
+  (copy / "small_bert" / "train-00002.array_record").unlink()
+  _prepare(make_task(corpus), copy)
+  assert _files(copy / "small_bert") == _files(finished)
+
+
+def test_given_vocabulary_is_copied(finished, corpus, tmp_path):
+  path = tmp_path / "given.model"
+  shutil.copyfile(finished / "vocabulary.model", path)
+  _prepare(make_task(corpus, vocabulary_path=str(path)), tmp_path)
+  folder = tmp_path / "small_bert"
+  assert _rows(folder, "train") == _rows(finished, "train")
+  assert _files(folder)["vocabulary.model"] == path.read_bytes()
+
+
+def test_other_lengths_are_refused(copy, corpus):
+  with pytest.raises(ValueError, match=r"'inputs': 32.*'inputs': 16.*DATA_DIR"):
+    _prepare(make_task(corpus), copy, {"inputs": 16})
+
+
+def test_other_source_is_refused(copy, corpus):
+  other = sources.TextFolder(str(corpus), validation_every=7)
+  with pytest.raises(ValueError, match=r"every 6th.*every 7th"):
+    _prepare(make_task(corpus, source=other), copy)
+
+
+def test_grown_corpus_is_refused(copy, corpus, tmp_path):
+  moved = tmp_path / "corpus"
+  shutil.copytree(corpus, moved)
+  (moved / "z.txt").write_text("more\n\ntext")
+  path = copy / "small_bert" / records.METADATA
+  text = path.read_text().replace(str(corpus), str(moved))
+  path.write_text(text)
+  with pytest.raises(ValueError, match=r"num_documents=\{'train': 100"):
+    _prepare(make_task(moved), copy)
+
+
+def test_other_vocabulary_size_is_refused(copy, corpus):
+  with pytest.raises(ValueError, match=r"vocabulary_size=600.*=700"):
+    _prepare(make_task(corpus, vocabulary_size=700), copy)
+
+
+def test_other_vocabulary_is_refused(copy, corpus, tmp_path):
+  model = copy / "small_bert" / "vocabulary.model"
+  given = tmp_path / "given.model"
+  shutil.copyfile(model, given)
+  with pytest.raises(ValueError, match=r"given_vocabulary=None"):
+    _prepare(make_task(corpus, vocabulary_path=str(given)), copy)
+  model.write_bytes(model.read_bytes() + b"\x00")
+  with pytest.raises(ValueError, match=r"not the vocabulary its rows"):
+    _prepare(make_task(corpus), copy)
+
+
+def test_changes_after_an_interruption_are_refused(copy, corpus):
+  folder = copy / "small_bert"
+  metadata = json.loads((folder / records.METADATA).read_text())
+  (folder / records.METADATA).unlink()
+  records.write_json(folder / records.UNFINISHED, metadata)
+  with pytest.raises(ValueError, match=r"'inputs': 32.*'inputs': 16"):
+    _prepare(make_task(corpus), copy, {"inputs": 16})
+
+
+def test_missing_or_wrong_vocabulary_is_refused(finished, corpus, tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"--gin.VOCABULARY_PATH"):
+    _prepare(make_task(corpus, vocabulary_path="none.model"), tmp_path)
+  path = str(finished / "vocabulary.model")
+  task = make_task(corpus, vocabulary_path=path, vocabulary_size=500)
+  with pytest.raises(ValueError, match=r"set --gin.VOCABULARY_SIZE=600"):
+    _prepare(task, tmp_path)
+  assert not (tmp_path / "small_bert").exists()
+
+
+def test_empty_split_is_refused(tmp_path):
+  corpus = write_corpus(tmp_path / "corpus", num_documents=4)
+  with pytest.raises(ValueError, match=r"validation split .* no documents"):
+    _prepare(make_task(corpus), tmp_path)
+
+
+def test_program_prepares_what_the_flags_say(corpus, tmp_path, capsys):
+  argv = [
+    "--gin_file=data/bert_text.gin",
+    f"--gin.TEXT_DIR='{corpus}'",
+    f"--gin.DATA_DIR='{tmp_path}'",
+    "--gin.VOCABULARY_SIZE=600",
+    "--gin.TASK_FEATURE_LENGTHS={'inputs': 32}",
+  ]
+  main(argv)
+  metadata = records.load_metadata(tmp_path / "bert_text")
+  assert metadata.settings["feature_lengths"] == {"inputs": 32}
+  assert metadata.settings["vocabulary_size"] == 600
+  with pytest.raises(SystemExit, match=r"error: .*'inputs': 32.*DATA_DIR"):
+    main([*argv[:-1], "--gin.TASK_FEATURE_LENGTHS={'inputs': 16}"])

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+
+from tasks import records
+from tasks.packing import Row
+
+
+def _rows(count):
+  rng = np.random.default_rng(0)
+  rows = []
+  for i in range(count):
+    lengths = rng.integers(1, 9, size=1 + i % 4).astype(np.int32)
+    tokens = rng.integers(0, 2**31 - 1, size=lengths.sum(), dtype=np.int32)
+    rows.append(Row(tokens, lengths))
+  return rows
+
+
+def _lists(rows):
+  return [(list(row.tokens), list(row.segment_lengths)) for row in rows]
+
+
+def test_row_as_bytes_by_hand():
+  row = Row(np.array([7, 300], np.int32), np.array([2], np.int32))
+  record = records.encode_row(row)
+  assert record == bytes([1, 0, 0, 0, 2, 0, 0, 0, 7, 0, 0, 0, 44, 1, 0, 0])
+  assert _lists([records.decode_row(record)]) == [([7, 300], [2])]
+
+
+@pytest.mark.parametrize("count", [0, 1, records.ROWS_AT_ONCE + 1])
+def test_shard_gives_back_its_rows(tmp_path, count):
+  path = tmp_path / "train-00000.array_record"
+  rows = _rows(count)
+  records.write_shard(path, rows)
+  assert _lists(records.read_shard(path)) == _lists(rows)
+  assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_interrupted_shard_does_not_exist(tmp_path):
+  def rows():
+    yield from _rows(5)
+    raise KeyboardInterrupt
+
+  path = tmp_path / "train-00000.array_record"
+  with pytest.raises(KeyboardInterrupt):
+    records.write_shard(path, rows())
+  assert not path.exists()
+
+
+def test_tokens_are_counted(tmp_path):
+  paths = [tmp_path / "a", tmp_path / "b"]
+  for path, tokens in zip(paths, ([1, 1, 3], [3])):
+    row = Row(np.array(tokens, np.int32), np.array([len(tokens)], np.int32))
+    records.write_shard(path, [row])
+  num_rows, counts = records.count_tokens(paths, 5)
+  assert num_rows == 2
+  assert list(counts) == [0, 2, 0, 2, 0]
+  assert counts.dtype == np.int64
+
+
+def test_difference_in_settings_is_named(tmp_path):
+  found = {"task": "x", "vocabulary_size": 5, "more": 1}
+  records.check_settings(tmp_path, found, {"task": "x", "vocabulary_size": 5})
+  with pytest.raises(
+    ValueError,
+    match=r"vocabulary_size=5, but now vocabulary_size=6.*--gin.DATA_DIR",
+  ):
+    records.check_settings(tmp_path, found, {"vocabulary_size": 6})
+
+
+def test_folder_that_is_not_prepared_says_how(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"python scripts/prepare.py"):
+    records.load_metadata(tmp_path)

@@ -1,0 +1,35 @@
+"""A small corpus and task for tests: real text, in files of a test's own."""
+
+import itertools
+from pathlib import Path
+
+from tasks.bert import MaskedLM
+from tasks.sources import KingJamesBible, TextFolder
+from tasks.task import TextTask
+
+LENGTHS = {"inputs": 32}
+VOCABULARY_SIZE = 600
+
+
+def write_corpus(folder: Path, num_documents: int = 120) -> Path:
+  """Text files with so many chapters of unequal lengths."""
+  chapters = itertools.islice(
+    KingJamesBible().documents("train"), num_documents
+  )
+  texts = [text[: 100 + 37 * (i % 29)] for i, text in enumerate(chapters)]
+  folder.mkdir(parents=True)
+  half = num_documents // 2
+  (folder / "a.txt").write_text("\n\n".join(texts[:half]), encoding="utf-8")
+  (folder / "b.txt").write_text("\n".join(texts[half:]), encoding="utf-8")
+  return folder
+
+
+def make_task(corpus: Path, **changes) -> TextTask:
+  """Masked language modelling on the files of a folder."""
+  fields = {
+    "name": "small_bert",
+    "source": TextFolder(str(corpus), validation_every=6),
+    "objective": MaskedLM(),
+    "vocabulary_size": VOCABULARY_SIZE,
+  }
+  return TextTask(**{**fields, **changes})

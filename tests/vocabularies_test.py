@@ -1,0 +1,116 @@
+import itertools
+
+import pytest
+
+from tasks.sentencepiece_training import train_sentencepiece
+from tasks.sources import KingJamesBible
+from tasks.vocabularies import open_vocabulary
+
+TOKENS = [
+  "[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",
+  "the", "cat", "##s", "sat", ".", "[", "]", "mask", "e",
+]  # fmt: skip
+
+
+def _documents():
+  return itertools.islice(KingJamesBible().documents("train"), 40)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+  path = tmp_path_factory.mktemp("vocabulary") / "x.model"
+  train_sentencepiece(_documents(), 700, path, num_sentinels=100)
+  return path
+
+
+def test_training_twice_gives_the_same_bytes(model, tmp_path):
+  again = tmp_path / "again.model"
+  train_sentencepiece(_documents(), 700, again, num_sentinels=100)
+  assert again.read_bytes() == model.read_bytes()
+
+
+def test_ids_of_a_trained_vocabulary(model):
+  vocabulary = open_vocabulary(model)
+  assert vocabulary.size == 700
+  assert (vocabulary.pad_id, vocabulary.unk_id) == (0, 1)
+  assert (vocabulary.cls_id, vocabulary.sep_id) == (2, 3)
+  assert vocabulary.mask_id == 4
+  # Sentinel k is V - 1 - k.
+  assert vocabulary.special_ids == (*range(5), *range(600, 700))
+  assert vocabulary.encode("<extra_id_0>")[-1] == 699
+  assert vocabulary.encode("<extra_id_99>")[-1] == 600
+
+
+@pytest.mark.parametrize(
+  "text", ["And God said, Let there be light", "Gödel wrote 数学 – 42 €"]
+)
+def test_any_text_comes_back(model, text):
+  vocabulary = open_vocabulary(model)
+  ids = vocabulary.encode(text)
+  assert vocabulary.decode(ids) == text
+  assert not set(ids) & set(vocabulary.special_ids)
+
+
+def test_names_of_special_tokens_are_plain_text(model):
+  vocabulary = open_vocabulary(model)
+  ids = vocabulary.encode("[PAD] [UNK] [CLS] [SEP] [MASK]")
+  assert not set(ids) & set(vocabulary.special_ids)
+
+
+@pytest.mark.parametrize("size", [60, 100_000])
+def test_size_that_does_not_suit_the_text_is_refused(tmp_path, size):
+  with pytest.raises(ValueError, match=rf"VOCABULARY_SIZE={size} .*--gin"):
+    train_sentencepiece(_documents(), size, tmp_path / "x.model")
+  assert not list(tmp_path.iterdir())
+
+
+def test_no_text_is_refused(tmp_path):
+  with pytest.raises(ValueError, match="no text"):
+    train_sentencepiece(["", ""], 600, tmp_path / "x.model")
+
+
+def test_path_must_be_there_and_of_a_known_kind(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"--gin.VOCABULARY_PATH"):
+    open_vocabulary(tmp_path / "none.model")
+  (tmp_path / "x.json").write_text("{}")
+  with pytest.raises(ValueError, match=r"must end in \.model .* or \.txt"):
+    open_vocabulary(tmp_path / "x.json")
+
+
+@pytest.fixture
+def word_pieces(tmp_path):
+  pytest.importorskip("tokenizers")
+  path = tmp_path / "vocab.txt"
+  path.write_text("\n".join(TOKENS) + "\n")
+  return path
+
+
+def test_word_pieces_by_hand(word_pieces):
+  vocabulary = open_vocabulary(word_pieces)
+  # "dog" is unknown as a whole; case and accent are dropped.
+  assert vocabulary.encode("Thé cats sat. Dog") == [6, 7, 8, 9, 10, 2]
+  assert vocabulary.decode([6, 7, 8, 9, 10]) == "the cats sat."
+  assert vocabulary.encode("[MASK]") == [11, 13, 12]
+  assert vocabulary.size == len(TOKENS)
+  assert vocabulary.special_ids == (0, 1, 2, 3, 4, 5)
+  assert (vocabulary.pad_id, vocabulary.unk_id) == (0, 2)
+  assert (vocabulary.cls_id, vocabulary.sep_id) == (3, 4)
+  assert vocabulary.mask_id == 5
+
+
+def test_word_pieces_can_keep_case(word_pieces):
+  assert open_vocabulary(word_pieces, False).encode("The the") == [2, 6]
+
+
+def test_missing_special_token_is_named(tmp_path):
+  path = tmp_path / "vocab.txt"
+  path.write_text("[PAD]\n[UNK]\nthe\n")
+  with pytest.raises(ValueError, match=r"no \[MASK\]"):
+    _ = open_vocabulary(path).mask_id
+
+
+def test_fingerprint_is_of_the_bytes(word_pieces):
+  before = open_vocabulary(word_pieces).fingerprint()
+  assert before == open_vocabulary(word_pieces).fingerprint()
+  word_pieces.write_text("\n".join([*TOKENS, "more"]))
+  assert before != open_vocabulary(word_pieces).fingerprint()
