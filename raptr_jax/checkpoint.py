@@ -55,7 +55,9 @@ class CheckpointFolder:
 
   def latest_step(self) -> int | None:
     """Read from disk, since a failed save would leave a cached list wrong."""
-    return max(self._manager.all_steps(read=True), default=None)
+    self._manager.wait_until_finished()
+    self._manager.reload()
+    return max(self._manager.all_steps(), default=None)
 
   def save(self, state: TrainState, step: int, progress: dict) -> None:
     """Begins to save; `progress` is JSON. Does nothing if this step is there."""
@@ -103,7 +105,7 @@ class CheckpointFolder:
         },
         partial_restore=True,
       )
-      step = max(manager.all_steps(read=True))
+      step = max(manager.all_steps())
       return manager.restore(step, args=ocp.args.Composite(state=args))[
         "state"
       ]["params"]

@@ -8,9 +8,11 @@ hosts; each host gets a contiguous part of every batch.
 """
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import grain
 import jax
@@ -20,7 +22,8 @@ from raptr_jax.contracts import Batch
 from tasks import records, sources
 from tasks.order import Order
 from tasks.packing import Row
-from tasks.task import TextTask
+from tasks.task import Corruption, TextTask
+from tasks.vocabulary import Vocabulary
 
 # Batches that are made ready while the device computes.
 READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
@@ -56,15 +59,11 @@ class HostPart:
     return cls(begin=jax.process_index() * size, size=size)
 
 
-class PreparedDataset:
-  """Batches from the records that scripts/prepare.py has written.
-
-  Starting at any batch is immediate. Neither TensorFlow nor seqio is needed.
+class _TaskDataset:
+  """What both ways in share: their arguments.
 
   Attributes:
     batch_size: examples in a batch, over all hosts.
-    num_examples: rows in an epoch.
-    unigram_counts: int64[V], tokens of the train split without special ones.
   """
 
   def __init__(
@@ -79,10 +78,10 @@ class PreparedDataset:
     shuffle: bool = True,
     shuffle_window: int = 65_536,
   ):
-    """Opens the records of a split.
+    """Says what to read; reads nothing yet.
 
     Args:
-      task: the task that was prepared.
+      task: the task.
       data_dir: folder of all prepared tasks.
       feature_lengths: lengths of the features of a batch.
       batch_size: examples in a batch, over all hosts.
@@ -92,29 +91,83 @@ class PreparedDataset:
       shuffle_window: consecutive rows that are permuted together.
 
     Raises:
-      FileNotFoundError: the task is not prepared.
-      ValueError: the records do not fit these arguments.
+      ValueError: arguments do not fit each other.
     """
     sources.check_split(split, task.source)
-    folder = Path(data_dir).expanduser() / task.name
+    self.batch_size = batch_size
+    self._task = task
+    self._folder = Path(data_dir).expanduser() / task.name
+    self._feature_lengths = dict(feature_lengths)
+    self._split = split
+    self._part = HostPart.of(batch_size)
+    self._order = Order(seed=seed, shuffle=shuffle, window=shuffle_window)
+
+  def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a batch over all hosts; reads no data."""
+    features = self._task.objective.features(self._feature_lengths)
+    return {
+      name: jax.ShapeDtypeStruct((self.batch_size, length), dtype)
+      for name, (length, dtype) in features.items()
+    }
+
+  def _check_size(self, num_rows: int) -> None:
+    """Raises ValueError if an epoch of so many rows is no whole batch."""
+    if num_rows < self.batch_size:
+      raise ValueError(
+        f"the {self._split} split of {self._task.name} has {num_rows} rows, "
+        f"less than one batch of BATCH_SIZE={self.batch_size}: set a smaller "
+        "--gin.BATCH_SIZE or take more text"
+      )
+
+
+class PreparedDataset(_TaskDataset):
+  """Batches from the records that scripts/prepare.py has written.
+
+  Starting at any batch is immediate. Neither TensorFlow nor seqio is needed.
+  """
+
+  def open(self) -> None:
+    """Opens the records.
+
+    Raises:
+      FileNotFoundError: the task is not prepared.
+      ValueError: the records do not fit the task.
+    """
+    _ = self._records
+
+  @functools.cached_property
+  def _records(self) -> "_Records":
+    task, folder = self._task, self._folder
     metadata = records.load_metadata(folder)
     records.check_settings(
-      folder, metadata.settings, task.settings(feature_lengths)
+      folder, metadata.settings, task.settings(self._feature_lengths)
     )
     records.check_vocabulary(
       folder / task.vocabulary_file, metadata.vocabulary_fingerprint
     )
     vocabulary = task.prepared_vocabulary(folder)
-    self.batch_size = batch_size
-    self.num_examples = metadata.splits[split].rows
-    self.unigram_counts = np.load(folder / records.UNIGRAM_COUNTS)
-    _check_size(self.num_examples, batch_size, task, split)
-    self._part = HostPart.of(batch_size)
-    self._order = Order(seed=seed, shuffle=shuffle, window=shuffle_window)
-    self._corrupt = task.objective.corruption(vocabulary, feature_lengths)
-    self._rows = grain.sources.ArrayRecordDataSource(
-      [str(path) for path in records.shard_paths(folder, split, metadata)]
+    num_rows = metadata.splits[self._split].rows
+    self._check_size(num_rows)
+    paths = records.shard_paths(folder, self._split, metadata)
+    return _Records(
+      num_rows=num_rows,
+      unigram_counts=np.load(folder / records.UNIGRAM_COUNTS),
+      corrupt=task.objective.corruption(vocabulary, self._feature_lengths),
+      rows=grain.sources.ArrayRecordDataSource([str(path) for path in paths]),
     )
+
+  @property
+  def num_examples(self) -> int | None:
+    """Rows in an epoch; None before the task is prepared."""
+    try:
+      return self._records.num_rows
+    except FileNotFoundError:
+      return None
+
+  @property
+  def unigram_counts(self) -> np.ndarray | None:
+    """int64[V], tokens of the train split without special ones."""
+    return self._records.unigram_counts
 
   def batches(self, start: int) -> Iterator[Batch]:
     """This host's part of batch `start`, `start + 1`, ... without end."""
@@ -126,20 +179,31 @@ class PreparedDataset:
     """Example `number` of those that fall to this host."""
     batch, place = divmod(number, self._part.size)
     position = batch * self.batch_size + self._part.begin + place
-    epoch, index = self._order.locate(position, self.num_examples)
-    row = records.decode_row(self._rows[index])
-    return self._corrupt(row, self._order.rng(epoch, index))
+    data = self._records
+    epoch, index = self._order.locate(position, data.num_rows)
+    row = records.decode_row(data.rows[index])
+    return data.corrupt(row, self._order.rng(epoch, index))
 
 
-class StreamingDataset:
+@dataclasses.dataclass(frozen=True)
+class _Records:
+  """The opened records of a split."""
+
+  num_rows: int
+  unigram_counts: np.ndarray
+  corrupt: Corruption
+  rows: Sequence[bytes]
+
+
+class StreamingDataset(_TaskDataset):
   """Batches from the task's seqio pipeline, for corpora too large to write.
 
   Every host runs the whole pipeline and keeps its part of each batch. To
   start at batch n, the rows before it are tokenised and dropped: slow, but
-  exact.
+  exact. A window of rows is held in memory. A task without a vocabulary of
+  its own takes the one that scripts/prepare.py has trained.
 
   Attributes:
-    batch_size: examples in a batch, over all hosts.
     num_examples: None: the stream does not tell.
     unigram_counts: None: the stream does not tell.
   """
@@ -147,48 +211,23 @@ class StreamingDataset:
   num_examples = None
   unigram_counts = None
 
-  def __init__(
-    self,
-    *,
-    task: TextTask,
-    data_dir: str,
-    feature_lengths: Mapping[str, int],
-    batch_size: int,
-    seed: int,
-    split: str = "train",
-    shuffle: bool = True,
-    shuffle_window: int = 65_536,
-  ):
+  def open(self) -> None:
     """Registers the seqio task.
-
-    Args:
-      task: the task; one without `vocabulary_path` takes the vocabulary that
-        scripts/prepare.py has trained.
-      data_dir: folder of all prepared tasks.
-      feature_lengths: lengths of the features of a batch.
-      batch_size: examples in a batch, over all hosts.
-      seed: seed of the order and of the corruption.
-      split: a split of the task's source.
-      shuffle: whether rows are permuted.
-      shuffle_window: consecutive rows that are permuted together, and held
-        in memory.
 
     Raises:
       FileNotFoundError: there is no vocabulary.
       ModuleNotFoundError: the extra packages are not installed.
-      ValueError: arguments do not fit each other.
     """
-    sources.check_split(split, task.source)
-    folder = Path(data_dir).expanduser() / task.name
-    vocabulary = task.given_vocabulary() or task.prepared_vocabulary(folder)
-    self.batch_size = batch_size
-    self._task = task
-    self._split = split
-    self._feature_lengths = dict(feature_lengths)
-    self._part = HostPart.of(batch_size)
-    self._order = Order(seed=seed, shuffle=shuffle, window=shuffle_window)
-    self._corrupt = task.objective.corruption(vocabulary, feature_lengths)
-    self._seqio_task = task.seqio_task(vocabulary)
+    _ = self._seqio_task
+
+  @functools.cached_property
+  def _vocabulary(self) -> Vocabulary:
+    task = self._task
+    return task.given_vocabulary() or task.prepared_vocabulary(self._folder)
+
+  @functools.cached_property
+  def _seqio_task(self) -> Any:
+    return self._task.seqio_task(self._vocabulary)
 
   def batches(self, start: int) -> Iterator[Batch]:
     """This host's part of batch `start`, `start + 1`, ... without end.
@@ -196,13 +235,16 @@ class StreamingDataset:
     Raises:
       ValueError: an epoch is smaller than a batch.
     """
+    corrupt = self._task.objective.corruption(
+      self._vocabulary, self._feature_lengths
+    )
     rows = itertools.islice(self._rows(), start * self.batch_size, None)
     begin, end = self._part.begin, self._part.begin + self._part.size
     while True:
       # Without end: a batch is always full.
       mine = list(itertools.islice(rows, self.batch_size))[begin:end]
       examples = [
-        self._corrupt(row, self._order.rng(epoch, index))
+        corrupt(row, self._order.rng(epoch, index))
         for epoch, index, row in mine
       ]
       yield {
@@ -220,7 +262,7 @@ class StreamingDataset:
         for place in places:
           yield epoch, num_rows + int(place), window[place]
         num_rows += len(window)
-      _check_size(num_rows, self.batch_size, self._task, self._split)
+      self._check_size(num_rows)
 
   def _epoch(self) -> Iterator[Row]:
     """The rows of the split in the order of the source."""
@@ -235,14 +277,3 @@ def _chunks(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
   """Lists of `size` rows; the last may be shorter."""
   while chunk := list(itertools.islice(rows, size)):
     yield chunk
-
-
-def _check_size(
-  num_rows: int, batch_size: int, task: TextTask, split: str
-) -> None:
-  if num_rows < batch_size:
-    raise ValueError(
-      f"the {split} split of {task.name} has {num_rows} rows, less than one "
-      f"batch of BATCH_SIZE={batch_size}: set a smaller --gin.BATCH_SIZE or "
-      "take more text"
-    )

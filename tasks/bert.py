@@ -16,7 +16,7 @@ import numpy as np
 
 from tasks.packing import Framing, Row
 from tasks.task import Corruption
-from tasks.vocabularies import Vocabulary
+from tasks.vocabulary import Vocabulary
 
 MASKED = 0.8  # Of the predicted tokens, those replaced by [MASK] ...
 RANDOM = 0.1  # ... and those replaced by a random token.
@@ -132,6 +132,25 @@ class MaskedLM:
       )
     return feature_lengths["inputs"]
 
+  def num_targets(self, feature_lengths: Mapping[str, int]) -> int:
+    """P, the most tokens of a row that are predicted."""
+    return math.ceil(self.mask_rate * self.row_length(feature_lengths))
+
+  def features(
+    self, feature_lengths: Mapping[str, int]
+  ) -> dict[str, tuple[int, type]]:
+    """Length and type of each feature of an example, see `mask_tokens`."""
+    inputs = (self.row_length(feature_lengths), np.int32)
+    targets = (self.num_targets(feature_lengths), np.int32)
+    return {
+      "tokens": inputs,
+      "segment_ids": inputs,
+      "positions": inputs,
+      "target_positions": targets,
+      "targets": targets,
+      "target_weights": (targets[0], np.float32),
+    }
+
   def corruption(
     self, vocabulary: Vocabulary, feature_lengths: Mapping[str, int]
   ) -> Corruption:
@@ -147,7 +166,7 @@ class MaskedLM:
     return functools.partial(
       mask_tokens,
       length=length,
-      num_targets=math.ceil(self.mask_rate * length),
+      num_targets=self.num_targets(feature_lengths),
       mask_rate=self.mask_rate,
       mask_id=vocabulary.mask_id,
       pad_id=vocabulary.pad_id,

@@ -19,7 +19,7 @@ from tasks.packing import BLOCK_DOCUMENTS
 from tasks.progress import Progress
 from tasks.sentencepiece_training import train_sentencepiece
 from tasks.task import TextTask
-from tasks.vocabularies import Vocabulary
+from tasks.vocabulary import Vocabulary
 
 # A whole number of blocks, so that a shard needs nothing of the one before.
 SHARD_DOCUMENTS = 16 * BLOCK_DOCUMENTS

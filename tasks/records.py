@@ -20,6 +20,7 @@ from array_record.python import array_record_module
 from tasks.packing import Row
 from tasks.vocabularies import open_vocabulary
 
+VERSION = 1  # Raised when a task gives other rows, or they lie otherwise.
 METADATA = "metadata.json"
 UNFINISHED = "unfinished.json"
 UNIGRAM_COUNTS = "unigram_counts.npy"
@@ -134,11 +135,18 @@ def load_metadata(folder: Path) -> Metadata:
 
   Raises:
     FileNotFoundError: the folder is not prepared.
+    ValueError: another version of this program has prepared it.
   """
   path = folder / METADATA
   if not path.is_file():
     raise FileNotFoundError(_not_prepared(path))
   fields = json.loads(path.read_text(encoding="utf-8"))
+  version = fields["settings"].get("version")
+  if version != VERSION:
+    raise ValueError(
+      f"{path} is of version {version}, and this program reads version "
+      f"{VERSION}: delete {folder} and prepare again"
+    )
   splits = {
     name: SplitMetadata(**sizes) for name, sizes in fields["splits"].items()
   }

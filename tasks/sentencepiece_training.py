@@ -9,7 +9,7 @@ from typing import Any
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
-from tasks import vocabularies
+from tasks import vocabulary
 
 ModelProto: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]
 
@@ -53,11 +53,11 @@ def train_sentencepiece(
       unk_id=1,
       bos_id=2,
       eos_id=3,
-      pad_piece=vocabularies.PAD,
-      unk_piece=vocabularies.UNK,
-      bos_piece=vocabularies.CLS,
-      eos_piece=vocabularies.SEP,
-      control_symbols=[vocabularies.MASK],
+      pad_piece=vocabulary.PAD,
+      unk_piece=vocabulary.UNK,
+      bos_piece=vocabulary.CLS,
+      eos_piece=vocabulary.SEP,
+      control_symbols=[vocabulary.MASK],
       max_sentence_length=MOST_CHARACTERS,  # In bytes; nothing is left out.
       num_threads=1,  # With more, the sums of floats depend on the timing.
       minloglevel=2,

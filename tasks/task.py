@@ -8,12 +8,10 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from tasks import extras, vocabularies
+from tasks import extras, records, vocabularies
 from tasks.packing import Framing, Row, pack
 from tasks.sources import Source
-from tasks.vocabularies import Vocabulary
-
-VERSION = 1  # Of prepared rows; raised when the same task gives others.
+from tasks.vocabulary import Vocabulary
 
 Corruption: TypeAlias = Callable[
   [Row, np.random.Generator], dict[str, np.ndarray]
@@ -32,6 +30,11 @@ class Objective(Protocol):
 
   def row_length(self, feature_lengths: Mapping[str, int]) -> int:
     """Most tokens in a row, for these lengths of a batch's features."""
+
+  def features(
+    self, feature_lengths: Mapping[str, int]
+  ) -> dict[str, tuple[int, type]]:
+    """Length and type of each feature of an example."""
 
   def corruption(
     self, vocabulary: Vocabulary, feature_lengths: Mapping[str, int]
@@ -104,7 +107,7 @@ class TextTask:
   def settings(self, feature_lengths: Mapping[str, int]) -> dict[str, Any]:
     """What prepared rows depend on, as JSON can hold it."""
     settings: dict[str, Any] = {
-      "version": VERSION,
+      "version": records.VERSION,
       "task": self.name,
       "source": self.source.description(),
       "objective": type(self.objective).__name__,

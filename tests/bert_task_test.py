@@ -10,7 +10,7 @@ LENGTH, NUM_TARGETS = 64, 10  # 10 = 15 % of 64, rounded up.
 
 class Vocabulary:
   size = 200
-  pad_id, cls_id, sep_id, mask_id = 0, 2, 3, 4
+  pad_id, cls_id, sep_id, mask_id = 1, 2, 3, 4
   special_ids = (0, 1, 2, 3, 4, *range(190, 200))
 
 
@@ -149,7 +149,7 @@ def test_row_of_framing_alone_has_no_targets(corrupt):
   row = Row(np.array([2, 3], np.int32), np.array([2], np.int32))
   example = corrupt(row, np.random.default_rng(0))
   assert not example["target_weights"].any()
-  assert list(example["tokens"][:3]) == [2, 3, 0]
+  assert list(example["tokens"][:3]) == [2, 3, Vocabulary.pad_id]
 
 
 def test_wrong_features_and_rates_are_refused():

@@ -22,9 +22,7 @@ TINY = BertConfig(
   max_length=12,
   dropout_rate=0.0,
 )
-BASE = BertConfig(
-  vocab_size=30_522, num_layers=12, embed_dim=768, num_heads=12
-)
+BASE = BertConfig(vocab_size=30_522, num_layers=12, embed_dim=768, num_heads=12)
 
 
 def count(config: BertConfig) -> int:
@@ -229,7 +227,9 @@ def test_microbatches_add_up():
     for i in range(2)
   ]
   for name, value in whole.items():
-    np.testing.assert_allclose(value, parts[0][name] + parts[1][name], rtol=1e-5)
+    np.testing.assert_allclose(
+      value, parts[0][name] + parts[1][name], rtol=1e-5
+    )
 
 
 def test_dropout_needs_a_key_and_a_rate():

@@ -15,3 +15,14 @@ os.environ["XLA_FLAGS"] = " ".join(
     "--xla_llvm_disable_expensive_passes=true",
   ]
 )
+
+
+import tempfile
+
+import jax
+
+# Programs that tests have in common are compiled once.
+_cache = tempfile.TemporaryDirectory()
+jax.config.update("jax_compilation_cache_dir", _cache.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -5,12 +5,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from small_task import LENGTHS, make_task, write_corpus
 
 from raptr_jax.data import PreparedDataset
-from tasks import records
+from tasks import extras, records
 from tasks.order import Order
 from tasks.prepare import prepare
+from tests.small_task import LENGTHS, make_task, write_corpus
 
 BATCH_SIZE = 16
 
@@ -38,7 +38,9 @@ def make(corpus, data_dir):
       "seed": 3,
       "shuffle_window": 50,
     }
-    return PreparedDataset(**{**arguments, **changes})
+    opened = PreparedDataset(**{**arguments, **changes})
+    opened.open()
+    return opened
 
   return dataset
 
@@ -87,6 +89,22 @@ def test_batch_has_the_shapes_of_the_objective(make):
     "targets": ((16, 5), np.int32),
     "target_weights": ((16, 5), np.float32),
   }
+
+
+def test_spec_is_that_of_a_batch_and_needs_no_records(make, corpus):
+  (batch,) = _take(make(), 1)
+  unprepared = PreparedDataset(
+    task=make_task(corpus),
+    data_dir="nowhere",
+    feature_lengths=LENGTHS,
+    batch_size=BATCH_SIZE,
+    seed=0,
+  )
+  assert unprepared.num_examples is None
+  spec = unprepared.batch_spec()
+  assert spec.keys() == batch.keys()
+  for key, value in batch.items():
+    assert (spec[key].shape, spec[key].dtype) == (value.shape, value.dtype)
 
 
 def test_every_epoch_has_every_row_once_in_an_order_of_its_own(make, data_dir):
@@ -228,6 +246,15 @@ def test_order_is_a_permutation_of_every_epoch(num_rows, window):
     assert sorted(i for _, i in located) == list(range(num_rows))
     for position, (_, index) in enumerate(located):
       assert index // window == position // window
+
+
+@pytest.mark.parametrize("name", ["seqio", "tensorflow_datasets"])
+def test_missing_extra_says_how_to_install_it(monkeypatch, name):
+  monkeypatch.setitem(sys.modules, name, None)
+  with pytest.raises(
+    ModuleNotFoundError, match=r"pip install 'raptr_jax\[data"
+  ):
+    extras.require(name)
 
 
 def test_default_task_needs_none_of_the_extra_packages(tmp_path):

@@ -45,7 +45,9 @@ def plain(params, x, draw, bias, *, block, dropout_key):
   def run(layer, x, index, scale):
     rngs = {"dropout": jax.random.fold_in(dropout_key, index)}
     variables = {"params": layer}
-    return block.apply(variables, x, scale, bias, deterministic=False, rngs=rngs)
+    return block.apply(
+      variables, x, scale, bias, deterministic=False, rngs=rngs
+    )
 
   for index in np.flatnonzero(draw.mask):
     layer = jax.tree.map(lambda p, i=index: p[i], params["params"]["layers"])

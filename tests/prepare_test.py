@@ -3,12 +3,12 @@ import shutil
 
 import numpy as np
 import pytest
-from small_task import LENGTHS, VOCABULARY_SIZE, make_task, write_corpus
 
 from tasks import prepare as preparation
 from tasks import records, sources
 from tasks.prepare import main, prepare
 from tasks.vocabularies import SentencePieceVocabulary
+from tests.small_task import LENGTHS, VOCABULARY_SIZE, make_task, write_corpus
 
 SHARD_DOCUMENTS = 40
 
@@ -213,8 +213,13 @@ def test_empty_split_is_refused(tmp_path):
 
 
 def test_program_prepares_what_the_flags_say(corpus, tmp_path, capsys):
-  argv = [
+  argv = [  # As of a training run, whose model and method do not matter here.
+    "--gin_file=models/bert_tiny.gin",
+    "--gin_file=methods/dense.gin",
+    "--gin_file=runs/pretrain.gin",
     "--gin_file=data/bert_text.gin",
+    f"--gin.MODEL_DIR='{tmp_path / 'run'}'",
+    "--gin.TRAIN_STEPS=10",
     f"--gin.TEXT_DIR='{corpus}'",
     f"--gin.DATA_DIR='{tmp_path}'",
     "--gin.VOCABULARY_SIZE=600",

@@ -70,3 +70,10 @@ def test_difference_in_settings_is_named(tmp_path):
 def test_folder_that_is_not_prepared_says_how(tmp_path):
   with pytest.raises(FileNotFoundError, match=r"python scripts/prepare.py"):
     records.load_metadata(tmp_path)
+
+
+def test_folder_of_another_version_says_what_to_do(tmp_path):
+  value = {"settings": {"version": 0}, "more": 1}
+  records.write_json(tmp_path / records.METADATA, value)
+  with pytest.raises(ValueError, match=r"version 0.*delete .* prepare again"):
+    records.load_metadata(tmp_path)

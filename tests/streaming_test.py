@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from small_task import LENGTHS, make_task, write_corpus
 
 from raptr_jax.data import PreparedDataset, StreamingDataset
 from tasks import prepare as preparation
@@ -11,6 +10,7 @@ from tasks.packing import BLOCK_DOCUMENTS
 from tasks.prepare import prepare
 from tasks.tfds_source import TfdsCorpus, merge_order
 from tasks.vocabularies import open_vocabulary
+from tests.small_task import LENGTHS, make_task, write_corpus
 
 seqio = pytest.importorskip("seqio")
 tf = pytest.importorskip("tensorflow")
@@ -52,7 +52,9 @@ def _dataset(kind, task, data_dir, **changes):
     "seed": 3,
     "shuffle_window": 300,
   }
-  return kind(**{**arguments, **changes})
+  dataset = kind(**{**arguments, **changes})
+  dataset.open()
+  return dataset
 
 
 def _take(dataset, count, start=0):
@@ -170,6 +172,7 @@ class _Numbered(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """A set of numbered documents."""
 
   VERSION = tfds.core.Version("1.0.0")
+  code_path = None  # TFDS finds it with a package that not everybody has.
 
   def _info(self):
     return tfds.core.DatasetInfo(

@@ -1,0 +1,214 @@
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from raptr_jax import train as training
+from raptr_jax.checkpoint import Checkpointer
+from raptr_jax.train import train
+from tests.toy import ToyDataset, make_experiment
+
+TIMES = ("tokens_per_second", "step_seconds", "mfu")
+
+
+def rows(model_dir, split=None):
+  lines = (model_dir / "metrics.jsonl").read_text().splitlines()
+  parsed = [json.loads(line) for line in lines]
+  for row in parsed:
+    for name in TIMES:
+      row.pop(name, None)
+  return [row for row in parsed if split in (None, row["split"])]
+
+
+def final_params(experiment):
+  from raptr_jax import plan
+
+  with experiment.checkpointer.open(experiment.model_dir) as checkpoints:
+    state, _ = checkpoints.restore(plan.abstract_state(experiment))
+  return jax.device_get(state.params)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+  experiment = make_experiment(tmp_path_factory.mktemp("unbroken"))
+  train(experiment)
+  return experiment
+
+
+class Killed(Exception):
+  """Stands for a process that dies without a word."""
+
+
+class DyingDataset(ToyDataset):
+  def __init__(self, dies_at, **kwargs):
+    super().__init__(**kwargs)
+    self.dies_at = dies_at
+
+  def batches(self, start):
+    for number, batch in enumerate(super().batches(start), start):
+      if number == self.dies_at:
+        raise Killed
+      yield batch
+
+
+# Stages begin at 4 and 8, checkpoints are at 5 and 10, rows at even steps.
+@pytest.mark.parametrize("dies_at", [3, 5, 6, 9, 11])
+def test_killed_and_started_again_it_ends_in_the_same_bits(
+  tmp_path, unbroken, dies_at
+):
+  dying = make_experiment(tmp_path, train_dataset=DyingDataset(dies_at))
+  with pytest.raises(Killed):
+    train(dying)
+  experiment = make_experiment(tmp_path)
+  train(experiment)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    final_params(experiment),
+    final_params(unbroken),
+  )
+  model_dir = type(tmp_path)(unbroken.model_dir)
+  for split in ("train", "eval"):
+    assert rows(tmp_path, split) == rows(model_dir, split)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_a_new_start_goes_on(
+  tmp_path, unbroken, signal_number
+):
+  class Signalling(ToyDataset):
+    def batches(self, start):
+      for number, batch in enumerate(super().batches(start), start):
+        if number == 6:
+          os.kill(os.getpid(), signal_number)
+        yield batch
+
+  stopped = make_experiment(tmp_path, train_dataset=Signalling())
+  assert train(stopped) is None
+  assert not (tmp_path / "summary.json").exists()
+  with stopped.checkpointer.open(tmp_path) as checkpoints:
+    assert checkpoints.latest_step() == 7
+  experiment = make_experiment(tmp_path)
+  train(experiment)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    final_params(experiment),
+    final_params(unbroken),
+  )
+  model_dir = type(tmp_path)(unbroken.model_dir)
+  assert rows(tmp_path, "train") == rows(model_dir, "train")
+
+
+def test_cond_and_gather_train_alike(tmp_path, unbroken):
+  train(make_experiment(tmp_path, execution="cond"))
+  model_dir = type(tmp_path)(unbroken.model_dir)
+  for cond, gather in zip(
+    rows(tmp_path, "train"), rows(model_dir, "train"), strict=True
+  ):
+    assert cond.pop("split") == gather.pop("split")
+    assert cond == pytest.approx(gather, rel=1e-4)
+
+
+def test_the_full_model_is_evaluated_around_every_boundary(unbroken, tmp_path):
+  model_dir = type(tmp_path)(unbroken.model_dir)
+  full = [r["step"] for r in rows(model_dir, "eval") if r["layers"] == "full"]
+  assert full == [4, 5, 8, 9, 10, 12]
+  lengths = [r["layers"] for r in rows(model_dir, "eval") if r["step"] == 12]
+  assert lengths == ["full", 2, 3, 4]
+  last = {r["layers"]: r["loss"] for r in rows(model_dir, "eval")}
+  assert last[4] == pytest.approx(last["full"], rel=1e-6)
+
+
+def test_rows_account_for_what_was_run(unbroken, tmp_path):
+  model_dir = type(tmp_path)(unbroken.model_dir)
+  train_rows = rows(model_dir, "train")
+  assert [r["step"] for r in train_rows] == [2, 4, 6, 8, 10, 12]
+  assert [r["stage"] for r in train_rows] == [1, 1, 2, 2, 3, 3]
+  assert [r["path_length"] for r in train_rows] == [2, 2, 3, 3, 4, 4]
+  flops = np.diff([0, *(r["flops"] for r in train_rows)])
+  per_length = {length: flops[2 * i] for i, length in enumerate((2, 3, 4))}
+  np.testing.assert_allclose(
+    per_length[4] - per_length[3], per_length[3] - per_length[2]
+  )
+  assert train_rows[-1]["tokens"] == 12 * 8 * 8
+  summary = json.loads((model_dir / "summary.json").read_text())
+  assert summary["flop_factor_nominal"] == pytest.approx(4 / 3)
+  assert summary["flop_factor_spent"] == pytest.approx(4 / 3)
+  assert summary["flops_spent"] == pytest.approx(train_rows[-1]["flops"])
+  assert summary["unigram_loss"] == pytest.approx(np.log(32))
+  assert (model_dir / "curves.png").exists()
+  assert (model_dir / "summary.md").exists()
+
+
+def test_a_complete_run_is_left_alone(unbroken, tmp_path, capsys):
+  model_dir = type(tmp_path)(unbroken.model_dir)
+  before = (model_dir / "metrics.jsonl").read_bytes()
+  summary = train(unbroken)
+  assert "complete" in capsys.readouterr().out
+  assert (model_dir / "metrics.jsonl").read_bytes() == before
+  assert summary == json.loads((model_dir / "summary.json").read_text())
+
+
+def test_a_run_that_lost_its_summary_writes_it_again(tmp_path, unbroken):
+  experiment = make_experiment(tmp_path)
+  train(experiment)
+  before = rows(tmp_path)
+  (tmp_path / "summary.json").unlink()
+  train(make_experiment(tmp_path))
+  assert (tmp_path / "summary.json").exists()
+  assert rows(tmp_path) == before
+
+
+def test_it_learns(tmp_path):
+  summary = train(make_experiment(tmp_path, total_steps=60))
+  assert summary["final_eval_loss"] < summary["unigram_loss"] - 0.3
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path):
+  class Broken(ToyDataset):
+    def _batch(self, number):
+      batch = super()._batch(number)
+      if number >= 3:
+        batch["target_weights"][:] = np.nan
+      return batch
+
+  with pytest.raises(FloatingPointError, match="LEARNING_RATE"):
+    train(make_experiment(tmp_path, train_dataset=Broken()))
+  with Checkpointer(period=5).open(tmp_path) as checkpoints:
+    assert checkpoints.latest_step() is None
+
+
+def test_an_initial_checkpoint_gives_its_parameters_alone(
+  tmp_path, unbroken, monkeypatch
+):
+  started = {}
+
+  def remember(self, state, start, stopped):
+    started["state"], started["step"] = jax.device_get(state), start
+    raise Killed
+
+  monkeypatch.setattr(training._Loop, "run", remember)
+  checkpointer = Checkpointer(period=5, initial_checkpoint=unbroken.model_dir)
+  with pytest.raises(Killed):
+    train(make_experiment(tmp_path, checkpointer=checkpointer))
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    started["state"].params,
+    final_params(unbroken),
+  )
+  assert started["step"] == started["state"].step == 0
+
+
+def test_a_missing_initial_checkpoint_is_named(tmp_path):
+  checkpointer = Checkpointer(period=5, initial_checkpoint=str(tmp_path / "no"))
+  with pytest.raises(FileNotFoundError, match="initial_checkpoint = '.*no'"):
+    train(make_experiment(tmp_path / "run", checkpointer=checkpointer))
+
+
+def test_the_last_checkpoints_are_kept(tmp_path):
+  checkpointer = Checkpointer(period=2, keep=2)
+  train(make_experiment(tmp_path, checkpointer=checkpointer))
+  kept = {p.name for p in (tmp_path / "checkpoints").iterdir() if p.is_dir()}
+  assert kept == {"10", "12"}
