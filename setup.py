@@ -43,6 +43,7 @@ setup(
   ],
   extras_require={
     "data": [
+      "importlib-resources",  # Imported, but not required, by TFDS.
       "seqio",
       "tensorflow",
       "tensorflow-datasets",

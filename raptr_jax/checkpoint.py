@@ -111,13 +111,10 @@ class CheckpointFolder:
       ]["params"]
 
 
-def _manager(
-  model_dir: Path, max_to_keep: int | None
-) -> ocp.CheckpointManager:
+def _manager(model_dir: Path, max_to_keep: int | None) -> ocp.CheckpointManager:
   return ocp.CheckpointManager(
     (model_dir / FOLDER).resolve(),
     options=ocp.CheckpointManagerOptions(
       max_to_keep=max_to_keep, enable_async_checkpointing=True
     ),
   )
-

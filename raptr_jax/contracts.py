@@ -32,8 +32,8 @@ class LayerDraw:
     scale: factor on the residual branch of a kept layer; 1 for no scaling.
   """
 
-  mask: Bool[Array, "L"]
-  scale: Float[Array, "L"]
+  mask: Bool[Array | np.ndarray, "L"]
+  scale: Float[Array | np.ndarray, "L"]
 
 
 @flax.struct.dataclass
@@ -48,8 +48,8 @@ class LayerPath:
     scale: factor on the residual branch of each of them.
   """
 
-  indices: Int[Array, "k"]
-  scale: Float[Array, "k"]
+  indices: Int[Array | np.ndarray, "k"]
+  scale: Float[Array | np.ndarray, "k"]
 
 
 class Policy(Protocol):

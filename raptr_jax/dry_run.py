@@ -44,7 +44,9 @@ def _epochs(experiment: Experiment) -> str:
 
 
 def _stage_table(plan: plans.Plan) -> Table:
-  table = Table("stage", "from step", "steps", "p", "path length", "FLOPs a step")
+  table = Table(
+    "stage", "from step", "steps", "p", "path length", "FLOPs a step"
+  )
   for column in table.columns[1:]:
     column.justify = "right"
   for stage, (start, steps, length) in enumerate(plan.stage_table(), 1):
@@ -91,4 +93,3 @@ def _memory(
       f" {memory.argument_size_in_bytes / 2**20:,.0f} MiB state and batch"
     )
   return figures
-

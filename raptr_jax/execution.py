@@ -46,7 +46,9 @@ def as_executed(
   mask: Bool[np.ndarray, "L"], scale: Float[np.ndarray, "L"], execution: str
 ) -> LayerDraw | LayerPath:
   """A draw in the form that makes the stack execute it this way."""
-  return to_path(mask, scale) if execution == "gather" else LayerDraw(mask, scale)
+  return (
+    to_path(mask, scale) if execution == "gather" else LayerDraw(mask, scale)
+  )
 
 
 def to_path(
@@ -83,7 +85,7 @@ class StepPrograms:
 
   def __init__(
     self,
-    step_fn: Callable[..., Any],
+    step_fn: Any,
     abstract_state: Any,
     abstract_batch: Any,
     draws: DrawTable,
@@ -92,7 +94,17 @@ class StepPrograms:
     execution: str,
     draw_sharding: jax.sharding.Sharding,
   ):
-    """Starts to compile what steps `start`, `start + 1`, ... need."""
+    """Starts to compile what steps `start`, `start + 1`, ... need.
+
+    Args:
+      step_fn: a jitted (state, batch, draw) -> (state, metrics).
+      abstract_state: shapes, types and placement of the state.
+      abstract_batch: the same of a batch.
+      draws: of the whole run.
+      start: first step that is going to run.
+      execution: form of the draws.
+      draw_sharding: placement of the draws.
+    """
     self._draws = draws
     self._execution = execution
     self._pool = concurrent.futures.ThreadPoolExecutor(1, "compile")
@@ -102,7 +114,9 @@ class StepPrograms:
     def compile_for(key: int, draw):
       began = time.monotonic()
       abstract = abstract_draw(draw, draw_sharding)
-      program = step_fn.lower(abstract_state, abstract_batch, abstract).compile()
+      program = step_fn.lower(
+        abstract_state, abstract_batch, abstract
+      ).compile()
       self.compile_seconds[key] = time.monotonic() - began
       return program
 

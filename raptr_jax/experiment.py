@@ -66,7 +66,9 @@ class Experiment:
         raise ValueError(
           f"Experiment.{name} = {getattr(self, name)}, expected at least 1."
         )
-    if self.policy.boundaries and self.policy.boundaries[-1] >= self.total_steps:
+    if (
+      self.policy.boundaries and self.policy.boundaries[-1] >= self.total_steps
+    ):
       raise ValueError(
         f"The last stage begins at step {self.policy.boundaries[-1]}, but the"
         f" run ends at step {self.total_steps}: use TRAIN_STEPS for both."

@@ -10,7 +10,7 @@ from raptr_jax.contracts import Metrics
 def token_log_likelihood(
   logits: Float[Array, "*batch V"], targets: Int[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-  """log softmax(logits)[target] in nats, in float32."""
+  """Log softmax(logits)[target] in nats, in float32."""
   logits = logits.astype(jnp.float32)
   # A comparison instead of an index: its gradient is no scatter, and it needs
   # no gather over devices where the vocabulary is sharded.

@@ -1,6 +1,6 @@
-"""The program: flags and gin, and nothing else.
+r"""The program: flags and gin, and nothing else.
 
-  python -m raptr_jax.main --gin_file=experiments/quickstart_bert_raptr.gin \\
+  python -m raptr_jax.main --gin_file=experiments/quickstart_bert_raptr.gin \
     --gin.MODEL_DIR="'runs/x'" [--gin.NAME=VALUE ...] [--dry_run]
 
 Flags are t5x's: `--gin_file` may be given several times, later files override

@@ -109,14 +109,14 @@ def make_plan(experiment: Experiment) -> Plan:
   inclusion = jax.jit(jax.vmap(policy.inclusion))(steps)
   spec = experiment.train_dataset.batch_spec()
   return Plan(
-    draws=execution.draw_table(
-      policy, experiment.keys()["draw"], total_steps
-    ),
+    draws=execution.draw_table(policy, experiment.keys()["draw"], total_steps),
     inclusion=np.asarray(inclusion, np.float64),
     stages=np.searchsorted(
       np.asarray(policy.boundaries), np.arange(total_steps), side="right"
     ),
-    learning_rates=np.asarray(jax.jit(jax.vmap(experiment.learning_rate))(steps)),
+    learning_rates=np.asarray(
+      jax.jit(jax.vmap(experiment.learning_rate))(steps)
+    ),
     step_flops=experiment.model.step_flops(spec),
     batch_tokens=spec["tokens"].size,
     num_layers=policy.num_layers,

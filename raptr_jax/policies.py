@@ -45,8 +45,7 @@ class LayerPolicy:
     for name, table in (("sampler", SAMPLERS), ("scaling", SCALINGS)):
       if getattr(self, name) not in table:
         raise ValueError(
-          f"{name} = {getattr(self, name)!r}, expected one of"
-          f" {sorted(table)}."
+          f"{name} = {getattr(self, name)!r}, expected one of {sorted(table)}."
         )
 
   def __call__(self, key: jax.Array, step: Int[Array, ""]) -> LayerDraw:
@@ -124,7 +123,10 @@ def constant(
       f" fixed layers) to {num_layers} (all)."
     )
   return LayerPolicy(
-    num_layers, lambda step: path_inclusion(path_length, fixed), sampler, scaling
+    num_layers,
+    lambda step: path_inclusion(path_length, fixed),
+    sampler,
+    scaling,
   )
 
 
@@ -150,9 +152,7 @@ def _fixed_mask(
   return jnp.asarray([layer in indices for layer in range(num_layers)])
 
 
-def bernoulli(
-  key: jax.Array, inclusion: Float[Array, "L"]
-) -> Bool[Array, "L"]:
+def bernoulli(key: jax.Array, inclusion: Float[Array, "L"]) -> Bool[Array, "L"]:
   """Draws each layer independently."""
   return jax.random.uniform(key, inclusion.shape) < inclusion
 

@@ -121,7 +121,7 @@ def _restore(
   params = checkpoints.restore_initial(abstract.params)
   if params is not None:
     note("starting from the parameters of the initial checkpoint")
-    state = state.replace(params=params)
+    state = dataclasses.replace(state, params=params)
   return state, {"examples": 0, "sums": {}, "train_seconds": 0.0}
 
 

@@ -76,5 +76,5 @@ def _sum_over_microbatches(gradient, batch, num_microbatches: int):
 
 def _kept(draw: LayerDraw | LayerPath, model: Model) -> Bool[Array, "L"]:
   if isinstance(draw, LayerDraw):
-    return draw.mask
+    return jnp.asarray(draw.mask)
   return jnp.zeros(model.num_layers, bool).at[draw.indices].set(True)

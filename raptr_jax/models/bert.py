@@ -156,7 +156,7 @@ class Bert(nn.Module):
     self.head_norm = norm()
     self.head_bias = self.param(
       "head_bias",
-      nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",)),
+      layers.with_axes(nn.initializers.zeros, ("vocab",)),
       (config.vocab_size,),
       jnp.float32,
     )
@@ -240,7 +240,9 @@ class BertMaskedLM:
   ) -> tuple[Float[Array, ""], Metrics]:
     if self.config.dropout_rate == 0:
       dropout_key = None
-    logits = self.module.apply({"params": params}, batch, draw, dropout_key)
+    logits: Any = self.module.apply(
+      {"params": params}, batch, draw, dropout_key
+    )
     return losses.cross_entropy(
       logits, batch["targets"], batch["target_weights"]
     )
@@ -251,7 +253,7 @@ class BertMaskedLM:
     batch: Mapping[str, Array],
     draw: LayerDraw | LayerPath,
   ) -> Float[Array, "B"]:
-    logits = self.module.apply({"params": params}, batch, draw)
+    logits: Any = self.module.apply({"params": params}, batch, draw)
     scores = losses.token_log_likelihood(logits, batch["targets"])
     return (scores * batch["target_weights"]).sum(-1)
 
@@ -317,14 +319,18 @@ def params_from_published(
 
   def layer(index):
     name = f"bert/encoder/layer_{index}"
-    qkv = [linear(f"{name}/attention/self/{n}") for n in ("query", "key", "value")]
+    qkv = [
+      linear(f"{name}/attention/self/{n}") for n in ("query", "key", "value")
+    ]
     stacked = {
       "kernel": jnp.stack([part["kernel"] for part in qkv], axis=1),
       "bias": jnp.stack([part["bias"] for part in qkv]),
     }
     return {
       "attention": {
-        "qkv": jax.tree.map(lambda x: x.reshape(*x.shape[:-1], *heads), stacked),
+        "qkv": jax.tree.map(
+          lambda x: x.reshape(*x.shape[:-1], *heads), stacked
+        ),
         "out": linear(f"{name}/attention/output/dense"),
       },
       "attention_norm": norm(f"{name}/attention/output/LayerNorm"),

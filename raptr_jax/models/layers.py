@@ -7,13 +7,14 @@ float32.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-Initializer = Callable[..., Array]
+Initializer = Callable[..., Any]
 DTypeLike = str | jnp.dtype
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -30,12 +31,17 @@ def truncated_normal(stddev: float) -> Initializer:
   return nn.initializers.truncated_normal(stddev)
 
 
+def with_axes(init: Initializer, names: Sequence[str]) -> Initializer:
+  """An initializer whose values carry the logical names of their axes."""
+  return nn.with_logical_partitioning(init, tuple(names))
+
+
 def dense(
   x: Float[Array, "*batch D"],
   kernel: Float[Array, "D *out"],
   bias: Float[Array, "*out"] | None,
 ) -> Array:
-  """x @ kernel + bias, in x's dtype.
+  """X @ kernel + bias, in x's dtype.
 
   Leading axes are flattened into one: XLA's CPU backend computes the weight
   gradient of a product with several leading axes through transposed copies,
@@ -71,11 +77,11 @@ class Dense(nn.Module):
       flat = (shape[0], math.prod(self.features))
       return self.kernel_init(key, flat, jnp.float32).reshape(shape)
 
-    names = tuple(self.axes)
-    kernel = self.param("kernel", nn.with_logical_partitioning(init, names))
+    names = self.axes
+    kernel = self.param("kernel", with_axes(init, names))
     bias = None
     if self.use_bias:
-      zeros = nn.with_logical_partitioning(nn.initializers.zeros, names[1:])
+      zeros = with_axes(nn.initializers.zeros, names[1:])
       bias = self.param("bias", zeros, tuple(self.features), jnp.float32)
     return dense(x, kernel, bias)
 
@@ -87,8 +93,8 @@ class LayerNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
-    ones = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
-    zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
+    ones = with_axes(nn.initializers.ones, ("embed",))
+    zeros = with_axes(nn.initializers.zeros, ("embed",))
     scale = self.param("scale", ones, (x.shape[-1],), jnp.float32)
     bias = self.param("bias", zeros, (x.shape[-1],), jnp.float32)
     wide = x.astype(jnp.float32)
@@ -110,7 +116,7 @@ class Embedding(nn.Module):
   def setup(self):
     self.embedding = self.param(
       "embedding",
-      nn.with_logical_partitioning(self.embedding_init, (self.axis, "embed")),
+      with_axes(self.embedding_init, (self.axis, "embed")),
       (self.num_embeddings, self.features),
       jnp.float32,
     )
@@ -174,9 +180,9 @@ class Mlp(nn.Module):
       (self.mlp_dim,), ("embed", "mlp"), self.kernel_init, name="wi"
     )(x)
     hidden = ACTIVATIONS[self.activation](hidden)
-    return Dense(
-      (x.shape[-1],), ("mlp", "embed"), self.kernel_init, name="wo"
-    )(hidden)
+    return Dense((x.shape[-1],), ("mlp", "embed"), self.kernel_init, name="wo")(
+      hidden
+    )
 
 
 def segment_bias(

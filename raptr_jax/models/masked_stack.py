@@ -103,8 +103,9 @@ class MaskedStack(nn.Module):
       policy = REMAT_POLICIES[self.remat]
       return jax.checkpoint(function, policy=policy, prevent_cse=False)
 
-    execute = _scan_path if isinstance(draw, LayerPath) else _scan_cond
-    return execute(run_block, checkpoint, layers, x, draw)
+    if isinstance(draw, LayerPath):
+      return _scan_path(run_block, checkpoint, layers, x, draw)
+    return _scan_cond(run_block, checkpoint, layers, x, draw)
 
 
 def _scan_cond(run_block, checkpoint, layers, x, draw: LayerDraw):

@@ -1,0 +1,85 @@
+"""Every leaf that ships is built and takes steps, at a size for tests."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import gin
+import pytest
+
+from raptr_jax import experiment, main
+from raptr_jax.train import train
+from tests.toy import ToyDataset
+
+GIN = main.gin_folder()
+LEAVES = sorted(p.name for p in GIN.glob("experiments/*.gin"))
+# What a user of the leaf gives, and what makes it small: sizes alone, so that
+# all other parts are those of the leaf.
+SMALL = {
+  "TRAIN_STEPS": "4",
+  "BATCH_SIZE": "8",
+  "WARMUP_STEPS": "1",
+  "EVAL_PERIOD": "2",
+  "CHECKPOINT_PERIOD": "4",
+  "VOCABULARY_SIZE": "32",
+  "VOCABULARY_PATH": "'vocab.txt'",
+  "bert.BertConfig.embed_dim": "24",
+}
+
+
+def configure(leaf: str, **overrides: str) -> None:
+  flags = [f"--gin.{name}={value}" for name, value in overrides.items()]
+  main.configure([f"--gin_file=experiments/{leaf}", *flags], "")
+
+
+def test_there_are_leaves_and_gin_is_no_package():
+  assert LEAVES
+  assert not list(GIN.rglob("__init__.py"))
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_a_leaf_is_built_and_steps(leaf, tmp_path):
+  configure(leaf, MODEL_DIR=f"'{tmp_path}'", **SMALL)
+  run = gin.get_configurable(experiment.Experiment)()
+  spec = run.train_dataset.batch_spec()
+  assert spec["tokens"].shape[0] == 8
+  small = dataclasses.replace(
+    run,
+    train_dataset=ToyDataset(),
+    eval_dataset=ToyDataset(seed=1),
+    num_eval_batches=1,
+  )
+  summary = train(small)
+  assert summary["steps"] == 4
+  rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  assert all(json.loads(row)["loss"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_the_header_of_a_leaf_tells_its_command(leaf):
+  header = (GIN / "experiments" / leaf).read_text().split("from __gin__")[0]
+  assert f"--gin_file=experiments/{leaf}" in header
+
+
+@pytest.mark.parametrize("path", sorted(GIN.rglob("*.gin")), ids=str)
+def test_required_macros_are_named_in_the_header(path):
+  text = path.read_text()
+  header = text.split("from __gin__")[0]
+  for line in text.splitlines():
+    if line.endswith("= %gin.REQUIRED"):
+      assert line.split()[0] in header
+
+
+def test_raptr_and_its_dense_twin_differ_in_the_method_alone(tmp_path):
+  def build(leaf):
+    configure(leaf, MODEL_DIR=f"'{tmp_path}'", VOCABULARY_PATH="'vocab.txt'")
+    return gin.get_configurable(experiment.Experiment)()
+
+  raptr = build("pretrain_bert_base_raptr.gin")
+  dense = build("pretrain_bert_base_dense.gin")
+  assert raptr.model == dense.model
+  assert raptr.total_steps == dense.total_steps
+  assert (dense.policy.inclusion(0) == 1).all()
+  assert float(raptr.policy.inclusion(0).sum()) == pytest.approx(6)
+  names = (path.name for path in Path(GIN / "methods").iterdir())
+  assert {"raptr.gin", "dense.gin"} <= set(names)

@@ -1,0 +1,153 @@
+import json
+
+import gin
+import pytest
+
+from raptr_jax import main
+from tasks import prepare
+from tests.small_task import write_corpus
+
+LEAF = "--gin_file=experiments/quickstart_bert_raptr.gin"
+
+
+def configure(*argv):
+  return main.configure([LEAF, *argv], "")
+
+
+def error_of(*argv) -> str:
+  with pytest.raises(main.ConfigurationError) as info:
+    configure(*argv)
+  return str(info.value)
+
+
+def test_a_macro_of_the_command_line_overrides_the_file():
+  configure("--gin.MODEL_DIR='x'", "--gin.TRAIN_STEPS=77")
+  assert gin.query_parameter("TRAIN_STEPS/macro.value") == 77
+
+
+def test_parameters_can_be_overridden_by_their_name():
+  configure("--gin.MODEL_DIR='x'", "--gin.optim.adamw.b2=0.98")
+  assert gin.query_parameter("raptr_jax.optim.adamw.b2") == 0.98
+
+
+def test_later_files_override_earlier_ones(tmp_path):
+  (tmp_path / "mine.gin").write_text("TRAIN_STEPS = 5\n")
+  configure(
+    f"--gin_search_paths={tmp_path}",
+    "--gin_file=mine.gin",
+    "--gin.MODEL_DIR='x'",
+  )
+  assert gin.query_parameter("TRAIN_STEPS/macro.value") == 5
+
+
+def test_folders_named_like_gin_files_do_not_matter(tmp_path, monkeypatch):
+  for name in ("runs", "data", "models", "experiments"):
+    (tmp_path / name).mkdir()
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend(tmp_path)
+  configure("--gin.MODEL_DIR='x'")
+
+
+def test_an_unset_required_macro_is_named_with_its_flag():
+  assert "MODEL_DIR must be set" in error_of()
+  assert "--gin.MODEL_DIR=..." in error_of()
+
+
+@pytest.mark.parametrize(
+  ("argument", "message"),
+  [
+    ("--gin.TRAIN_STEP=3", "did you mean TRAIN_STEPS?"),
+    ("--gin.XYZ=3", "no gin file has a macro of this name"),
+    ("--gin.MODEL_DIR=runs/x", "a string needs quotes of its own"),
+    ("--gin.optim.adamw.beta=1", "beta"),
+    ("--gin.policies.raptor.x=1", "raptor"),
+    ("--gin.TRAIN_STEPS", "expected --gin.NAME=VALUE"),
+    ("--gin_file=nowhere.gin", "nowhere.gin"),
+  ],
+)
+def test_mistakes_get_one_clear_error(argument, message):
+  assert message in error_of("--gin.MODEL_DIR='x'", argument)
+
+
+def test_an_error_ends_the_program_without_a_traceback(tmp_path):
+  argv = [LEAF, f"--gin.MODEL_DIR='{tmp_path}'", "--gin.EXECUTION='fast'"]
+  with pytest.raises(SystemExit) as info:
+    main.main(argv)
+  message = str(info.value)
+  assert message.startswith("error: EXECUTION = 'fast', expected one of")
+  assert "\n" not in message
+
+
+def test_data_that_is_not_prepared_says_how_to_prepare_it(tmp_path):
+  argv = [LEAF, f"--gin.MODEL_DIR='{tmp_path}'", f"--gin.DATA_DIR='{tmp_path}'"]
+  with pytest.raises(SystemExit, match=r"scripts/prepare\.py"):
+    main.main(argv)
+  assert not list(tmp_path.iterdir())
+
+
+SMALL = [
+  "--gin.bert.BertConfig.embed_dim=16",
+  "--gin.NUM_LAYERS=4",
+  "--gin.PATH_LENGTHS=(2, 4)",
+  "--gin.VOCABULARY_SIZE=600",
+  "--gin.TASK_FEATURE_LENGTHS={'inputs': 32}",
+  "--gin.BATCH_SIZE=8",
+  "--gin.TRAIN_STEPS=6",
+  "--gin.WARMUP_STEPS=1",
+  "--gin.EVAL_PERIOD=3",
+  "--gin.CHECKPOINT_PERIOD=3",
+  "--gin.RANDOM_SEED=1",
+  "--gin.MIXTURE_OR_TASK_NAME='words'",
+]
+
+
+@pytest.fixture
+def small_run(tmp_path):
+  """Arguments of a small run on a folder of text, prepared."""
+  text = write_corpus(tmp_path / "text")
+  argv = [
+    LEAF,
+    "--gin_file=data/bert_text.gin",
+    f"--gin.TEXT_DIR='{text}'",
+    f"--gin.DATA_DIR='{tmp_path / 'data'}'",
+    f"--gin.MODEL_DIR='{tmp_path / 'run'}'",
+    *SMALL,
+  ]
+  prepare.main(argv)
+  return argv
+
+
+def test_from_a_folder_of_text_to_a_summary(small_run, tmp_path, capsys):
+  main.main(small_run)
+  run = tmp_path / "run"
+  for name in ("config.gin", "metrics.jsonl", "summary.json", "summary.md",
+               "curves.png", "checkpoints", "tensorboard"):  # fmt: skip
+    assert (run / name).exists(), name
+  summary = json.loads((run / "summary.json").read_text())
+  assert summary["steps"] == 6
+  assert summary["unigram_loss"] > 0
+  assert "TRAIN_STEPS = 6" in (run / "config.gin").read_text()
+
+  main.main(small_run)
+  assert "complete" in capsys.readouterr().out
+
+
+def test_a_changed_configuration_is_told(small_run, tmp_path, capsys):
+  main.main(small_run)
+  capsys.readouterr()
+  changed = [a.replace("EVAL_PERIOD=3", "EVAL_PERIOD=2") for a in small_run]
+  main.main(changed)
+  out = capsys.readouterr().out
+  assert "-EVAL_PERIOD = 3" in out
+  assert "+EVAL_PERIOD = 2" in out
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+  small_run, tmp_path, capsys
+):
+  main.main([*small_run, "--dry_run"])
+  out = capsys.readouterr().out
+  for text in ("parameters", "FLOPs of a dense step", "1.333 nominal",
+               "epochs", "tokens", "MiB temporary", "path length"):  # fmt: skip
+    assert text in out
+  assert not (tmp_path / "run").exists()

@@ -1,0 +1,101 @@
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+import pytest
+
+from raptr_jax import optim
+from raptr_jax.execution import as_executed
+from raptr_jax.state import init_state
+from raptr_jax.train_step import train_step
+from tests.toy import LAYERS, ToyDataset, make_model
+
+KEY = jax.random.key(0)
+MASK = np.asarray([True, False, False, True])
+DRAW = as_executed(MASK, MASK.astype(np.float32), "gather")
+
+
+def setup(**model_overrides):
+  model = make_model(**model_overrides)
+  optimizer = optim.adamw(learning_rate=lambda step: 1e-2, clip_norm=None)
+  state = nn.unbox(init_state(KEY, model=model, optimizer=optimizer))
+  step = functools.partial(
+    train_step, model=model, optimizer=optimizer, dropout_key=KEY
+  )
+  batch = next(ToyDataset().batches(0))
+  return state, batch, step
+
+
+def assert_close(got, expected):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6),
+    got,
+    expected,
+  )
+
+
+@pytest.mark.parametrize("num_microbatches", [2, 4])
+def test_accumulated_gradients_are_those_of_the_batch(num_microbatches):
+  state, batch, step = setup(dropout_rate=0.0)
+  # Targets are unevenly spread: a mean of means would not do.
+  batch["target_weights"][0] = 0
+  batch["target_weights"][3, 0] = 0
+  whole, whole_metrics = jax.jit(step)(state, batch, DRAW)
+  parts, parts_metrics = jax.jit(
+    functools.partial(step, num_microbatches=num_microbatches)
+  )(state, batch, DRAW)
+  assert_close(parts_metrics, whole_metrics)
+  # Adam's first step is the sign of the gradient: compare its moments.
+  get = functools.partial(optax.tree.get, key="mu")
+  assert_close(get(parts.opt_state), get(whole.opt_state))
+
+
+def test_dropout_differs_between_steps_and_microbatches():
+  state, batch, step = setup(dropout_rate=0.5)
+  run = jax.jit(step)
+  first = run(state, batch, DRAW)[1]["loss"]
+  assert run(state, batch, DRAW)[1]["loss"] == first
+  later = dataclasses.replace(state, step=state.step + 1)
+  assert run(later, batch, DRAW)[1]["loss"] != first
+
+  one = {name: np.repeat(x[:1], 8, axis=0) for name, x in batch.items()}
+  halves = functools.partial(step, num_microbatches=2)
+  seen = []
+
+  def spy(params, part, key, draw):
+    jax.debug.callback(
+      lambda k: seen.append(tuple(k.tolist())), jax.random.key_data(key)
+    )
+    return make_model(dropout_rate=0.5).loss_fn(params, part, key, draw)
+
+  @dataclasses.dataclass(frozen=True)
+  class Spy:
+    num_layers: int = LAYERS
+    loss_fn = staticmethod(spy)
+
+  jax.block_until_ready(jax.jit(functools.partial(halves, model=Spy()))(
+    state, one, DRAW
+  ))  # fmt: skip
+  jax.effects_barrier()
+  assert len(set(seen)) == 2
+
+
+def test_the_step_counts_and_moves_only_kept_layers_by_their_gradient():
+  state, batch, _ = setup(dropout_rate=0.0)
+  model = make_model(dropout_rate=0.0)
+  plain = optax.with_extra_args_support(optax.sgd(1.0))
+  state = state.replace(opt_state=plain.init(state.params))
+  after, metrics = jax.jit(
+    functools.partial(train_step, model=model, optimizer=plain, dropout_key=KEY)
+  )(state, batch, DRAW)
+  assert after.step == 1
+  assert metrics["grad_norm"] > 0
+  before = state.params["stack"]["layers"]
+  for new, old in zip(
+    jax.tree.leaves(after.params["stack"]["layers"]), jax.tree.leaves(before)
+  ):
+    moved = np.abs(np.asarray(new - old)).reshape(LAYERS, -1).max(axis=1) > 0
+    np.testing.assert_array_equal(moved, MASK)
