@@ -1,0 +1,75 @@
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from raptr_jax import policies
+from raptr_jax.evaluate import Evaluator
+from raptr_jax.execution import to_path
+from raptr_jax.partitioning import Partitioner
+from tests.toy import LAYERS, ToyDataset, make_model
+
+MODEL = make_model()
+PARAMS = nn.unbox(MODEL.init(jax.random.key(0)))
+POLICY = policies.constant(path_length=3, num_layers=LAYERS)
+
+
+def make_evaluator(**overrides):
+  kwargs = dict(
+    model=MODEL,
+    dataset=ToyDataset(),
+    num_batches=3,
+    period=10,
+    boundaries=(4, 20),
+    partitioner=Partitioner(),
+  )
+  return Evaluator(**kwargs | overrides)
+
+
+def test_due_every_period_and_around_boundaries():
+  evaluator = make_evaluator()
+  due = [step for step in range(41) if evaluator.due(step)]
+  assert due == [4, 5, 10, 20, 21, 30, 40]
+
+
+def test_the_full_loss_is_the_mean_over_all_targets():
+  path = to_path(np.ones(LAYERS, bool), np.ones(LAYERS, np.float32))
+  total = weight = 0.0
+  for number, batch in zip(range(3), ToyDataset().batches(0)):
+    del number
+    metrics = MODEL.loss_fn(PARAMS, batch, None, path)[1]
+    total, weight = total + metrics["loss"], weight + metrics["weight"]
+  row = make_evaluator().full(PARAMS)
+  assert row["loss"] == pytest.approx(float(total / weight), rel=1e-5)
+
+
+def test_evaluation_is_always_on_the_same_batches():
+  evaluator = make_evaluator()
+  assert evaluator.full(PARAMS) == evaluator.full(PARAMS)
+
+
+def test_paths_keep_the_fixed_layers_and_differ_between_batches(monkeypatch):
+  seen = []
+  evaluator = make_evaluator()
+  monkeypatch.setattr(
+    evaluator,
+    "_mean",
+    lambda params, paths: seen.extend(p.indices.tolist() for p in paths),
+  )
+  for seed in range(4):
+    evaluator.by_path_length(PARAMS, POLICY, 3, jax.random.key(seed))
+  assert all(len(path) == 3 for path in seen)
+  assert all(path[0] == 0 and path[-1] == LAYERS - 1 for path in seen)
+  assert len({tuple(path) for path in seen}) == 2
+
+
+def test_a_path_shorter_than_the_fixed_set_is_any_path():
+  dense = policies.full(num_layers=LAYERS)
+  row = make_evaluator().by_path_length(PARAMS, dense, 2, jax.random.key(0))
+  assert np.isfinite(row["loss"])
+
+
+def test_a_path_of_all_layers_is_the_full_model():
+  evaluator = make_evaluator()
+  row = evaluator.by_path_length(PARAMS, POLICY, LAYERS, jax.random.key(0))
+  assert row == evaluator.full(PARAMS)

@@ -1,0 +1,60 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from raptr_jax import metrics
+from raptr_jax.metrics import IntervalMeter, Stopwatch, unigram_loss
+
+
+def step_metrics(loss, weight):
+  values = {"loss": loss, "accuracy": weight / 2, "weight": weight}
+  return {k: jnp.asarray(v) for k, v in (values | {"grad_norm": 2.0}).items()}
+
+
+def test_means_are_weighted_by_targets_and_steps():
+  meter = IntervalMeter({})
+  meter.add(step_metrics(6.0, 2.0), 4)
+  meter.add(step_metrics(3.0, 7.0), 8)
+  assert meter.close() == {
+    "loss": 1.0, "accuracy": 0.5, "grad_norm": 2.0, "path_length": 6.0,
+    "steps": 2,
+  }  # fmt: skip
+
+
+def test_an_interval_goes_on_from_saved_sums():
+  whole, first = IntervalMeter({}), IntervalMeter({})
+  values = [(6.1, 2.0), (3.3, 7.0), (1.7, 5.0)]
+  for value in values:
+    whole.add(step_metrics(*value), 3)
+  first.add(step_metrics(*values[0]), 3)
+  second = IntervalMeter(first.sums())
+  for value in values[1:]:
+    second.add(step_metrics(*value), 3)
+  assert second.close() == whole.close()
+
+
+def test_a_closed_interval_leaves_nothing():
+  meter = IntervalMeter({})
+  meter.add(step_metrics(6.0, 2.0), 4)
+  meter.close()
+  meter.add(step_metrics(1.0, 1.0), 2)
+  assert meter.close()["path_length"] == 2
+
+
+def test_a_paused_watch_stands_still(monkeypatch):
+  now = iter([0.0, 5.0, 100.0, 103.0, 110.0])
+  monkeypatch.setattr(metrics.time, "monotonic", lambda: next(now))
+  watch = Stopwatch(20.0)  # At 0, after 20 s of an earlier run.
+  with watch.paused():  # From 5 to 100.
+    pass
+  assert watch.lap() == 8.0  # At 103.
+  assert watch.lap() == 7.0  # At 110.
+  assert watch.seconds == 35.0
+
+
+def test_unigram_loss_by_hand():
+  counts = np.asarray([2, 0, 5])  # With one each: 3/10, 1/10, 6/10.
+  targets = np.asarray([[0, 2], [1, 1]])
+  weights = np.asarray([[1.0, 1.0], [1.0, 0.0]])
+  expected = -(np.log(0.3) + np.log(0.6) + np.log(0.1)) / 3
+  assert unigram_loss(counts, targets, weights) == pytest.approx(expected)

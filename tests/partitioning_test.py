@@ -1,0 +1,73 @@
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from raptr_jax import plan as plans
+from raptr_jax.execution import as_executed
+from raptr_jax.partitioning import Partitioner
+from tests.toy import LAYERS, ToyDataset, make_experiment
+
+MASK = np.asarray([True, False, True, True])
+
+
+def step_on(tmp_path, **partitioner):
+  experiment = make_experiment(
+    tmp_path, partitioner=Partitioner(**partitioner)
+  )
+  abstract = plans.abstract_state(experiment)
+  state = plans.fresh_state(experiment, abstract)
+  place = experiment.partitioner
+  batch = place.put_batch(next(ToyDataset().batches(0)))
+  draw = place.put_replicated(
+    as_executed(MASK, MASK.astype(np.float32), "gather")
+  )
+  step = plans.jitted_step(experiment, abstract)
+  return jax.device_get(step(state, batch, draw)), abstract
+
+
+def test_data_and_tensor_parallel_steps_agree(tmp_path):
+  (state, metrics), _ = step_on(tmp_path, model_shards=1)
+  (split_state, split_metrics), abstract = step_on(tmp_path, model_shards=2)
+  qkv = abstract.params["stack"]["layers"]["attention"]["qkv"]["kernel"]
+  assert qkv.sharding.spec == PartitionSpec(None, None, None, "model", None)
+  for name, value in metrics.items():
+    np.testing.assert_allclose(split_metrics[name], value, rtol=1e-4)
+  for one, two in zip(
+    jax.tree.leaves(state.opt_state), jax.tree.leaves(split_state.opt_state)
+  ):
+    np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
+
+
+def test_a_batch_is_spread_over_the_data_axis():
+  placed = Partitioner(model_shards=2).put_batch(next(ToyDataset().batches(0)))
+  shards = placed["tokens"].addressable_shards
+  assert {shard.data.shape[0] for shard in shards} == {2}
+  assert len(shards) == 8
+
+
+def test_moments_are_placed_like_their_parameters(tmp_path):
+  experiment = make_experiment(tmp_path, partitioner=Partitioner(model_shards=2))
+  abstract = plans.abstract_state(experiment)
+  sharded = [
+    x.sharding.spec
+    for x in jax.tree.leaves(abstract.opt_state)
+    if "model" in x.sharding.spec
+  ]
+  in_params = [
+    x.sharding.spec
+    for x in jax.tree.leaves(abstract.params)
+    if "model" in x.sharding.spec
+  ]
+  assert sharded == 2 * in_params
+  assert len(in_params) >= LAYERS
+
+
+def test_a_mesh_that_does_not_divide_the_devices_is_an_error():
+  with pytest.raises(ValueError, match=r"Partitioner.model_shards = 3"):
+    Partitioner(model_shards=3)
+
+
+def test_a_batch_that_does_not_divide_is_an_error(tmp_path):
+  with pytest.raises(ValueError, match="BATCH_SIZE = 8, expected a multiple"):
+    make_experiment(tmp_path, num_microbatches=2)

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from raptr_jax import plan as plans
+from raptr_jax import policies
+from raptr_jax.schedule import stage_schedule
+from tests.toy import LAYERS, make_experiment
+
+
+def make_plan(tmp_path, **overrides):
+  return plans.make_plan(make_experiment(tmp_path, **overrides))
+
+
+def test_the_stage_table(tmp_path):
+  table = make_plan(tmp_path).stage_table()
+  assert [(start, steps) for start, steps, _ in table] == [
+    (0, 4), (4, 4), (8, 4),
+  ]  # fmt: skip
+  assert [round(length, 6) for _, _, length in table] == [2, 3, 4]
+
+
+def test_factors_by_hand(tmp_path):
+  plan = make_plan(tmp_path)
+  assert plan.flop_factor_nominal == pytest.approx(4 / 3)
+  assert plan.flop_factor_spent == pytest.approx(4 / 3)
+  block, other = plan.step_flops.block, plan.step_flops.other
+  whole = (4 * block + other) / (3 * block + other)
+  assert plan.flop_factor_whole_step == pytest.approx(whole)
+  assert plan.dense_flops == pytest.approx(12 * 3 * (4 * block + other))
+
+
+def test_flops_spent_add_up_over_the_drawn_paths(tmp_path):
+  schedule = stage_schedule(
+    path_lengths=(2.5, 4), total_steps=12, num_layers=LAYERS
+  )
+  plan = make_plan(tmp_path, policy=policies.raptr(schedule=schedule))
+  steps = [plan.step_flops.step(k) for k in plan.draws.path_lengths]
+  for done in (0, 1, 7, 12):
+    assert plan.flops_spent(done) == pytest.approx(sum(steps[:done]))
+
+
+def test_a_paper_scale_plan_matches_the_published_factor(tmp_path):
+  schedule = stage_schedule(
+    path_lengths=(6, 8, 10, 12), total_steps=4000, num_layers=12
+  )
+  policy = policies.raptr(schedule=schedule)
+  lengths = np.asarray([policy.inclusion(s).sum() for s in (0, 1000, 2000, 3999)])
+  assert 12 / lengths.mean() == pytest.approx(4 / 3, rel=1e-6)
+
+
+def test_evaluated_lengths_are_stages_and_quarters(tmp_path):
+  assert make_plan(tmp_path).evaluated_lengths() == [2, 3, 4]
+  dense = make_plan(tmp_path, policy=policies.full(num_layers=LAYERS))
+  assert dense.evaluated_lengths() == [2, 3, 4]
+
+
+def test_the_rate_of_a_row_is_the_optimizers(tmp_path):
+  experiment = make_experiment(tmp_path)
+  plan = plans.make_plan(experiment)
+  rates = [float(experiment.learning_rate(step)) for step in range(12)]
+  np.testing.assert_allclose(plan.learning_rates, rates, rtol=1e-6)
+
+
+def test_a_method_for_another_depth_is_an_error(tmp_path):
+  with pytest.raises(ValueError, match="4 layers, the method is for 5"):
+    make_experiment(tmp_path, policy=policies.full(num_layers=5))
+
+
+@pytest.mark.parametrize(
+  ("field", "value", "message"),
+  [
+    ("execution", "scan", "EXECUTION = 'scan'"),
+    ("eval_period", 0, r"Experiment.eval_period = 0"),
+  ],
+)
+def test_errors_name_value_and_binding(tmp_path, field, value, message):
+  with pytest.raises(ValueError, match=message):
+    make_experiment(tmp_path, **{field: value})
