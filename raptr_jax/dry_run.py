@@ -28,11 +28,11 @@ def print_plan(experiment: Experiment) -> None:
     "epochs": _epochs(experiment),
   }
   for name, value in facts.items():
-    console.print(f"{name:<38}{value}")
+    console.print(f"{name:<44}{value}")
   console.print(_stage_table(plan))
   console.print("compiling the shortest and the full path ...")
   for name, figure in _memory(experiment, plan, abstract).items():
-    console.print(f"{name:<38}{figure}")
+    console.print(f"{name:<44}{figure}")
 
 
 def _epochs(experiment: Experiment) -> str:
