@@ -115,7 +115,7 @@ def draw_curves(model_dir: str | os.PathLike[str]) -> None:
 
   _draw_lengths(by_length, run)
   for axes in (by_step, by_flops, by_length):
-    axes.set_ylabel("loss")
+    axes.set_ylabel("loss (nats)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)

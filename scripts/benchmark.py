@@ -37,9 +37,7 @@ def parse_args() -> argparse.Namespace:
   parser.add_argument("--length", type=int, default=128)
   parser.add_argument("--remat", default="full", choices=("full", "none"))
   parser.add_argument("--dtype", default="float32")
-  parser.add_argument(
-    "--path_lengths", type=int, nargs="+", default=[3, 6, 12]
-  )
+  parser.add_argument("--path_lengths", type=int, nargs="+", default=[3, 6, 12])
   parser.add_argument("--rounds", type=int, default=9)
   return parser.parse_args()
 

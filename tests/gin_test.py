@@ -70,6 +70,42 @@ def test_required_macros_are_named_in_the_header(path):
       assert line.split()[0] in header
 
 
+@pytest.mark.parametrize(
+  ("size", "layers", "width", "heads"),
+  [
+    ("tiny", 2, 128, 2),
+    ("mini", 4, 256, 4),
+    ("small", 4, 512, 8),
+    ("medium", 8, 512, 8),
+    ("base", 12, 768, 12),
+    ("large", 24, 1024, 16),
+  ],
+)
+def test_models_have_the_published_sizes(size, layers, width, heads):
+  argv = [
+    "--gin_file=experiments/quickstart_bert_dense.gin",
+    f"--gin_file=models/bert_{size}.gin",
+    "--gin.MODEL_DIR='x'",
+  ]
+  main.configure(argv, "")
+  model = gin.get_configurable(experiment.Experiment)().model
+  sizes = (model.num_layers, model.config.embed_dim, model.config.num_heads)
+  assert sizes == (layers, width, heads)
+
+
+@pytest.mark.parametrize(
+  "schedule", ["linear", "constant", "constant_then_decay"]
+)
+def test_every_learning_rate_can_be_selected(schedule):
+  configure(
+    "quickstart_bert_raptr.gin",
+    MODEL_DIR="'x'",
+    LEARNING_RATE_SCHEDULE=f"@optim.{schedule}()",
+  )
+  run = gin.get_configurable(experiment.Experiment)()
+  assert float(run.learning_rate(200)) > 0
+
+
 def test_raptr_and_its_dense_twin_differ_in_the_method_alone(tmp_path):
   def build(leaf):
     configure(leaf, MODEL_DIR=f"'{tmp_path}'", VOCABULARY_PATH="'vocab.txt'")

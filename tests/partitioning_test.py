@@ -12,9 +12,7 @@ MASK = np.asarray([True, False, True, True])
 
 
 def step_on(tmp_path, **partitioner):
-  experiment = make_experiment(
-    tmp_path, partitioner=Partitioner(**partitioner)
-  )
+  experiment = make_experiment(tmp_path, partitioner=Partitioner(**partitioner))
   abstract = plans.abstract_state(experiment)
   state = plans.fresh_state(experiment, abstract)
   place = experiment.partitioner
@@ -47,7 +45,9 @@ def test_a_batch_is_spread_over_the_data_axis():
 
 
 def test_moments_are_placed_like_their_parameters(tmp_path):
-  experiment = make_experiment(tmp_path, partitioner=Partitioner(model_shards=2))
+  experiment = make_experiment(
+    tmp_path, partitioner=Partitioner(model_shards=2)
+  )
   abstract = plans.abstract_state(experiment)
   sharded = [
     x.sharding.spec

@@ -44,7 +44,9 @@ def test_a_paper_scale_plan_matches_the_published_factor(tmp_path):
     path_lengths=(6, 8, 10, 12), total_steps=4000, num_layers=12
   )
   policy = policies.raptr(schedule=schedule)
-  lengths = np.asarray([policy.inclusion(s).sum() for s in (0, 1000, 2000, 3999)])
+  lengths = np.asarray(
+    [policy.inclusion(s).sum() for s in (0, 1000, 2000, 3999)]
+  )
   assert 12 / lengths.mean() == pytest.approx(4 / 3, rel=1e-6)
 
 

@@ -1,0 +1,78 @@
+"""The commands that the documentation shows are real."""
+
+import re
+import shlex
+from pathlib import Path
+
+import gin
+import pytest
+
+from raptr_jax import experiment, main
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "CONTRIBUTING.md")
+
+
+def commands() -> list[str]:
+  """Lines of the shell blocks of all pages."""
+  lines = []
+  for page in PAGES:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL):
+      lines += block.splitlines()
+  return lines
+
+
+def programs() -> list[str]:
+  return [line for line in commands() if line.startswith("python ")]
+
+
+def test_there_are_commands():
+  assert len(programs()) >= 6
+
+
+@pytest.mark.parametrize("line", programs())
+def test_a_command_configures_a_run(line, tmp_path, monkeypatch):
+  (tmp_path / "books").mkdir()
+  monkeypatch.chdir(tmp_path)
+  words = shlex.split(line)
+  program = words[1:3] if words[1] == "-m" else words[1:2]
+  assert program in (["-m", "raptr_jax.main"], ["scripts/prepare.py"])
+  main.configure(words[1 + len(program) :], "")
+  run = gin.get_configurable(experiment.Experiment)()
+  assert run.train_dataset.batch_spec()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_a_page_names_exist(page):
+  text = (ROOT / page).read_text(encoding="utf-8")
+  names = re.findall(r"(?:\./|\(|`)((?:\w+/)+[\w.]+\.\w+)", text)
+  names += re.findall(r"\]\(([^)#:]+)\)", text)
+  assert names
+  for name in names:
+    if "triangle" in name:  # An example of a file to write.
+      continue
+    places = (ROOT, ROOT / "raptr_jax", ROOT / "gin")
+    assert any((place / name).exists() for place in places), name
+
+
+def test_overrides_that_the_readme_names_are_known():
+  text = (ROOT / "README.md").read_text(encoding="utf-8")
+  flags = re.findall(r"`(--gin\.[a-z][^`]+)`", text)
+  assert flags
+  leaf = "--gin_file=experiments/quickstart_bert_raptr.gin"
+  for flag in flags:
+    main.configure([leaf, "--gin.MODEL_DIR='x'", *shlex.split(flag)], "")
+
+
+def test_the_method_that_contributing_shows_works():
+  from raptr_jax import policies
+
+  text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+  code = re.search(r"```python\n(.*?)```", text, flags=re.DOTALL)
+  assert code
+  scope = dict(vars(policies))
+  exec(code.group(1), scope)
+  policy = scope["triangle"](num_layers=4, shortest=2, total_steps=10)
+  assert policy.inclusion(0).tolist() == [1, 1, 0, 0]
+  assert policy.inclusion(10).tolist() == [1, 1, 1, 1]
