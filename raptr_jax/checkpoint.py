@@ -31,6 +31,13 @@ class Checkpointer:
   keep: int = 3
   initial_checkpoint: str | None = None
 
+  def __post_init__(self):
+    if self.period < 1 or self.keep < 1:
+      raise ValueError(
+        f"Checkpointer.period = {self.period} (CHECKPOINT_PERIOD) and"
+        f" Checkpointer.keep = {self.keep}, expected at least 1."
+      )
+
   def open(self, model_dir: str | Path) -> "CheckpointFolder":
     """The checkpoints of the run in this folder."""
     return CheckpointFolder(self, Path(model_dir))
@@ -41,7 +48,7 @@ class CheckpointFolder:
 
   def __init__(self, config: Checkpointer, model_dir: Path):
     self._config = config
-    self._manager = _manager(model_dir, max_to_keep=config.keep)
+    self._manager = _writer(model_dir, config.keep)
 
   def __enter__(self) -> "CheckpointFolder":
     return self
@@ -92,12 +99,12 @@ class CheckpointFolder:
     if self._config.initial_checkpoint is None:
       return None
     folder = Path(self._config.initial_checkpoint)
-    if not (folder / FOLDER).is_dir():
-      raise FileNotFoundError(
-        f"Checkpointer.initial_checkpoint = '{folder}' has no folder"
-        f" '{FOLDER}': expected the MODEL_DIR of another run."
-      )
-    with _manager(folder, max_to_keep=None) as manager:
+    with _reader(folder) as manager:
+      if not manager.all_steps():
+        raise FileNotFoundError(
+          f"Checkpointer.initial_checkpoint = '{folder}' has no checkpoints:"
+          " expected the MODEL_DIR of another run."
+        )
       args = ocp.args.PyTreeRestore(
         {"params": abstract_params},
         restore_args={
@@ -111,10 +118,13 @@ class CheckpointFolder:
       ]["params"]
 
 
-def _manager(model_dir: Path, max_to_keep: int | None) -> ocp.CheckpointManager:
-  return ocp.CheckpointManager(
-    (model_dir / FOLDER).resolve(),
-    options=ocp.CheckpointManagerOptions(
-      max_to_keep=max_to_keep, enable_async_checkpointing=True
-    ),
+def _writer(model_dir: Path, max_to_keep: int) -> ocp.CheckpointManager:
+  options = ocp.CheckpointManagerOptions(
+    max_to_keep=max_to_keep, enable_async_checkpointing=True
   )
+  return ocp.CheckpointManager((model_dir / FOLDER).resolve(), options=options)
+
+
+def _reader(model_dir: Path) -> ocp.CheckpointManager:
+  options = ocp.CheckpointManagerOptions(read_only=True)
+  return ocp.CheckpointManager((model_dir / FOLDER).resolve(), options=options)

@@ -7,6 +7,7 @@ from rich.table import Table
 from raptr_jax import execution
 from raptr_jax import plan as plans
 from raptr_jax.experiment import Experiment
+from raptr_jax.state import TrainState
 
 
 def print_plan(experiment: Experiment) -> None:
@@ -30,7 +31,7 @@ def print_plan(experiment: Experiment) -> None:
   for name, value in facts.items():
     console.print(f"{name:<44}{value}")
   console.print(_stage_table(plan))
-  console.print("compiling the shortest and the full path ...")
+  console.print("compiling the step ...")
   for name, figure in _memory(experiment, plan, abstract).items():
     console.print(f"{name:<44}{figure}")
 
@@ -70,25 +71,27 @@ def _probability(inclusion: np.ndarray) -> str:
 
 
 def _memory(
-  experiment: Experiment, plan: plans.Plan, abstract
+  experiment: Experiment, plan: plans.Plan, abstract: TrainState
 ) -> dict[str, str]:
   """XLA's memory figures of the step, for the shortest and the full path."""
+  if experiment.execution == "cond":
+    names = {plan.num_layers: "any path"}
+  else:
+    shortest = int(plan.draws.path_lengths.min())
+    names = {shortest: "shortest path", plan.num_layers: "full path"}
   step = plans.jitted_step(experiment, abstract)
   batch = plans.abstract_batch(experiment)
-  shortest = int(np.argmin(plan.draws.path_lengths))
-  masks = {"shortest": plan.draws.mask[shortest]}
-  masks["full"] = np.ones(plan.num_layers, bool)
   figures = {}
-  for name, mask in masks.items():
-    draw = execution.as_executed(
-      mask, np.ones(plan.num_layers, np.float32), experiment.execution
+  for kept, name in names.items():
+    mask = np.arange(plan.num_layers) < kept
+    draw = execution.abstract_draw(
+      execution.as_executed(
+        mask, mask.astype(np.float32), experiment.execution
+      ),
+      experiment.partitioner.replicated,
     )
-    abstract_draw = execution.abstract_draw(
-      draw, experiment.partitioner.replicated
-    )
-    memory = step.lower(abstract, batch, abstract_draw).compile()
-    memory = memory.memory_analysis()
-    figures[f"memory of a step, {name} path ({mask.sum()} layers)"] = (
+    memory = step.lower(abstract, batch, draw).compile().memory_analysis()
+    figures[f"memory of a step, {name} ({kept} layers)"] = (
       f"{memory.temp_size_in_bytes / 2**20:,.0f} MiB temporary,"
       f" {memory.argument_size_in_bytes / 2**20:,.0f} MiB state and batch"
     )

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool
 
-from raptr_jax.contracts import Dataset, LayerPath, Model, Params, Policy
+from raptr_jax.contracts import Dataset, LayerPath, Model, Params
 from raptr_jax.execution import to_path
 from raptr_jax.metrics import unigram_loss
 from raptr_jax.partitioning import Partitioner
@@ -57,16 +58,18 @@ class Evaluator:
     return self._mean(params, [path] * len(self._batches))
 
   def by_path_length(
-    self, params: Params, policy: Policy, length: int, key: jax.Array
+    self,
+    params: Params,
+    length: int,
+    always_run: Bool[np.ndarray, "L"],
+    key: jax.Array,
   ) -> dict[str, float]:
     """The same for random paths of this length, another one for each batch.
 
-    Layers that the policy always runs in its first step are in each of them.
+    Layers that are always run are in each of them, if they are not too many.
     """
-    fixed = policy.inclusion(jnp.zeros((), jnp.int32)) >= 1
-    if fixed.sum() > length:
-      fixed = jnp.zeros_like(fixed)
-    inclusion = path_inclusion(length, fixed)
+    fixed = always_run & (always_run.sum() <= length)
+    inclusion = path_inclusion(length, jnp.asarray(fixed))
     keys = jax.random.split(key, len(self._batches))
     masks = np.asarray(jax.vmap(exact, (0, None))(keys, inclusion))
     ones = np.ones(self._num_layers, np.float32)

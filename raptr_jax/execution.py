@@ -6,7 +6,7 @@ first: which programs it needs, when, and how many FLOPs it will spend.
 
 import concurrent.futures
 import dataclasses
-import time
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +32,7 @@ class DrawTable:
   mask: Bool[np.ndarray, "S L"]
   scale: Float[np.ndarray, "S L"]
 
-  @property
+  @functools.cached_property
   def path_lengths(self) -> Int[np.ndarray, "S"]:
     """Number of layers that run in each step."""
     return self.mask.sum(axis=1)
@@ -60,10 +60,18 @@ def to_path(
 
 
 def draw_table(policy: Policy, key: jax.Array, total_steps: int) -> DrawTable:
-  """Draws all steps of a run, on the CPU whatever the devices are."""
-  with jax.default_device(jax.local_devices(backend="cpu")[0]):
+  """Draws all steps of a run, on the CPU where jax may use it.
+
+  Keys give the same bits everywhere, but probabilities may be rounded
+  differently by another kind of device.
+  """
+  try:
+    device = jax.local_devices(backend="cpu")[0]
+  except RuntimeError:  # JAX_PLATFORMS names the accelerator alone.
+    device = jax.local_devices()[0]
+  with jax.default_device(device):
     steps = jnp.arange(total_steps, dtype=jnp.int32)
-    key = jax.device_put(key, jax.local_devices(backend="cpu")[0])
+    key = jax.device_put(key, device)
     draws = jax.jit(jax.vmap(policy, (None, 0)))(key, steps)
   return DrawTable(np.asarray(draws.mask), np.asarray(draws.scale))
 
@@ -105,38 +113,30 @@ class StepPrograms:
       execution: form of the draws.
       draw_sharding: placement of the draws.
     """
-    self._draws = draws
-    self._execution = execution
+    # Under cond one program serves all steps.
+    lengths = draws.path_lengths
+    self._keys = lengths if execution == "gather" else np.zeros_like(lengths)
     self._pool = concurrent.futures.ThreadPoolExecutor(1, "compile")
     self._programs: dict[int, concurrent.futures.Future] = {}
-    self.compile_seconds: dict[int, float] = {}
 
-    def compile_for(key: int, draw):
-      began = time.monotonic()
+    def compile_for(draw):
       abstract = abstract_draw(draw, draw_sharding)
-      program = step_fn.lower(
-        abstract_state, abstract_batch, abstract
-      ).compile()
-      self.compile_seconds[key] = time.monotonic() - began
-      return program
+      program = step_fn.lower(abstract_state, abstract_batch, abstract)
+      return program.compile()
 
-    for step in range(start, len(draws.mask)):
-      key = self._key(step)
-      if key not in self._programs:
-        draw = draws.draw(step, execution)
-        self._programs[key] = self._pool.submit(compile_for, key, draw)
-
-  def _key(self, step: int) -> int:
-    gather = self._execution == "gather"
-    return int(self._draws.path_lengths[step]) if gather else 0
+    keys, first = np.unique(self._keys[start:], return_index=True)
+    for number in np.argsort(first):
+      draw = draws.draw(start + int(first[number]), execution)
+      future = self._pool.submit(compile_for, draw)
+      self._programs[int(keys[number])] = future
 
   def ready(self, step: int) -> bool:
     """Whether the program of `step` can run without a wait."""
-    return self._programs[self._key(step)].done()
+    return self._programs[int(self._keys[step])].done()
 
   def program(self, step: int) -> Callable[..., Any]:
     """The program of `step`; waits until it is compiled."""
-    return self._programs[self._key(step)].result()
+    return self._programs[int(self._keys[step])].result()
 
   def close(self) -> None:
     """Gives up what is not compiled yet."""

@@ -3,11 +3,11 @@
 import dataclasses
 
 import jax
-import optax
 
 from raptr_jax.checkpoint import Checkpointer
 from raptr_jax.contracts import Dataset, Model, Policy
 from raptr_jax.execution import EXECUTIONS
+from raptr_jax.optim import Optimizer
 from raptr_jax.partitioning import Partitioner
 
 
@@ -20,8 +20,7 @@ class Experiment:
     policy: which of its layers run in a step.
     train_dataset: batches to learn from.
     eval_dataset: held-out batches.
-    optimizer: its `update` takes `kept_layers`.
-    learning_rate: the optimizer's, for the report.
+    optimizer: updates the parameters.
     partitioner: places arrays on devices.
     checkpointer: when to save and what to start from.
     model_dir: folder of everything that the run writes.
@@ -38,8 +37,7 @@ class Experiment:
   policy: Policy
   train_dataset: Dataset
   eval_dataset: Dataset
-  optimizer: optax.GradientTransformationExtraArgs
-  learning_rate: optax.Schedule
+  optimizer: Optimizer
   partitioner: Partitioner
   checkpointer: Checkpointer
   model_dir: str
@@ -61,7 +59,13 @@ class Experiment:
         f"The model has {self.model.num_layers} layers, the method is for"
         f" {self.policy.num_layers}: set NUM_LAYERS for both."
       )
-    for name in ("total_steps", "eval_period", "report_period"):
+    for name in (
+      "total_steps",
+      "eval_period",
+      "num_eval_batches",
+      "report_period",
+      "num_microbatches",
+    ):
       if getattr(self, name) < 1:
         raise ValueError(
           f"Experiment.{name} = {getattr(self, name)}, expected at least 1."

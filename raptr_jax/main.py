@@ -5,8 +5,10 @@ r"""The program: flags and gin, and nothing else.
 
 Flags are t5x's: `--gin_file` may be given several times, later files override
 earlier ones; `--gin.NAME=VALUE` overrides both, strings in quotes of their own;
-`--gin_search_paths` are folders to look for gin files in, before those of the
-package. `--dry_run` trains nothing and prints what the run would do and cost.
+`--gin_search_paths` are folders to look for gin files in, separated by commas,
+before the current one and the package's. `--dry_run` trains nothing and prints
+what the run would do and cost. `--multihost` joins the processes of a job on
+several hosts, each started with the same arguments.
 """
 
 import argparse
@@ -31,8 +33,14 @@ from raptr_jax import policies
 from raptr_jax import schedule
 from raptr_jax.models import bert
 from tasks import prepare
+import tasks.bert
+import tasks.sources
+import tasks.task
 """
-CONFIG_FILE = "config.gin"
+_PARSE_ERRORS = (
+  AttributeError, ImportError, NameError, OSError, SyntaxError, TypeError,
+  ValueError,
+)  # fmt: skip
 
 
 class ConfigurationError(Exception):
@@ -65,6 +73,7 @@ def configure(argv: Sequence[str], description: str) -> argparse.Namespace:
   parser.add_argument("--gin_file", action="append", required=True)
   parser.add_argument("--gin_search_paths", default="")
   parser.add_argument("--dry_run", action="store_true")
+  parser.add_argument("--multihost", action="store_true")
   overrides = [a for a in argv if a.startswith("--gin.")]
   flags = parser.parse_args([a for a in argv if a not in overrides])
 
@@ -72,8 +81,8 @@ def configure(argv: Sequence[str], description: str) -> argparse.Namespace:
   # Gin's second reader takes `runs/pretrain.gin` for a file in a package `runs`,
   # and fails where there is a folder of that name, such as a run's.
   del gin.config._FILE_READERS[1:]
-  for folder in (*flags.gin_search_paths.split(","), str(gin_folder())):
-    gin.add_config_file_search_path(folder)
+  folders = [f for f in flags.gin_search_paths.split(",") if f]
+  gin.config._LOCATION_PREFIXES[:] = [*folders, "", str(gin_folder())]
   includes = "".join(f"include '{file}'\n" for file in flags.gin_file)
   _parse(PREAMBLE + includes, " of the gin files")
   for override in overrides:
@@ -102,7 +111,7 @@ def _parse(text: str, where: str) -> None:
   logging.disable(logging.ERROR)
   try:
     gin.parse_config(text)
-  except (SyntaxError, ValueError, OSError, ImportError, AttributeError) as e:
+  except _PARSE_ERRORS as e:
     raise ConfigurationError(f"{_first_line(e)}{where}") from e
   finally:
     logging.disable(logging.NOTSET)
@@ -121,7 +130,9 @@ def _macros() -> dict[str, str]:
 
 
 def _check_macro(name: str) -> None:
-  known = list(_macros())
+  # Set by a file, or used in one and left to the command line.
+  used = re.findall(r"%(\w+)", gin.config_str())
+  known = sorted({*_macros(), *used} - {"gin"})
   if name not in known:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"there are {known}."
@@ -134,32 +145,24 @@ def main(argv: Sequence[str] | None = None) -> None:
   """Trains, or with `--dry_run` plans, what the gin files describe."""
   try:
     flags = configure(sys.argv[1:] if argv is None else argv, __doc__ or "")
+    import jax
+
     from raptr_jax import dry_run, experiment
     from raptr_jax import train as training
 
+    if flags.multihost:
+      jax.distributed.initialize()
     run = gin.get_configurable(experiment.Experiment)()
     if flags.dry_run:
       dry_run.print_plan(run)
       return
     run.open()
-  except (ConfigurationError, ValueError, OSError) as error:
+  except (ConfigurationError, ValueError, TypeError, OSError) as error:
     sys.exit(f"error: {_first_line(error)}")
-  _save_config(Path(run.model_dir))
-  training.train(run)
-
-
-def _save_config(model_dir: Path) -> None:
-  """Leaves the resolved configuration; tells what has changed in it."""
-  model_dir.mkdir(parents=True, exist_ok=True)
-  path, text = model_dir / CONFIG_FILE, gin.config_str()
-  if path.exists():
-    changes = difflib.unified_diff(
-      path.read_text(encoding="utf-8").splitlines(), text.splitlines(), n=0
-    )
-    lines = [line for line in changes if re.match(r"[+-]\s*\w", line)]
-    if lines:
-      print(f"{path} has changed:", *lines, sep="\n  ")
-  path.write_text(text, encoding="utf-8")
+  try:
+    training.train(run, gin.config_str())
+  except (OSError, FloatingPointError) as error:
+    sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -51,19 +51,22 @@ class IntervalMeter:
 class Stopwatch:
   """Seconds spent on training steps, other work left out.
 
+  Both figures go on from earlier processes of the run.
+
   Attributes:
-    seconds: up to the last lap or pause, of earlier runs too.
+    seconds: up to the last lap or pause.
+    lap_seconds: the same, since the last lap.
   """
 
-  def __init__(self, seconds: float):
+  def __init__(self, seconds: float, lap_seconds: float):
     self.seconds = seconds
-    self._lap = 0.0
+    self.lap_seconds = lap_seconds
     self._since = time.monotonic()
 
   def _count(self) -> None:
     now = time.monotonic()
     self.seconds += now - self._since
-    self._lap += now - self._since
+    self.lap_seconds += now - self._since
     self._since = now
 
   @contextmanager
@@ -74,9 +77,9 @@ class Stopwatch:
     self._since = time.monotonic()
 
   def lap(self) -> float:
-    """Seconds since the last lap."""
+    """Seconds since the last lap; begins a new one."""
     self._count()
-    lap, self._lap = self._lap, 0.0
+    lap, self.lap_seconds = self.lap_seconds, 0.0
     return lap
 
 

@@ -6,6 +6,10 @@ still acts on them: that is plain AdamW, and the default, since the paper (arXiv
 skipped layer, its moments included, as it was.
 """
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -18,6 +22,22 @@ from raptr_jax.schedule import StageSchedule
 DECAYED = ("kernel", "embedding")
 
 
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """An optimizer with the learning rate that it applies.
+
+  Attributes:
+    init: params -> state.
+    update: (gradients, state, params, kept_layers) -> (updates, state), where
+      `kept_layers` is the mask [L] of the layers that ran.
+    learning_rate: step -> learning rate.
+  """
+
+  init: Callable[[Params], Any]
+  update: Callable[..., tuple[Params, Any]]
+  learning_rate: optax.Schedule
+
+
 def adamw(
   *,
   learning_rate: optax.Schedule,
@@ -27,7 +47,7 @@ def adamw(
   weight_decay: float = 0.01,
   clip_norm: float | None = 1.0,
   freeze_skipped: bool = False,
-) -> optax.GradientTransformationExtraArgs:
+) -> Optimizer:
   """AdamW (arXiv 1711.05101) after clipping by global norm.
 
   Args:
@@ -38,9 +58,6 @@ def adamw(
     weight_decay: times the learning rate, off the parameters in `DECAYED`.
     clip_norm: largest global norm of the gradient; None does not clip.
     freeze_skipped: whether skipped layers keep parameters and moments.
-
-  Returns:
-    An optimizer whose `update` takes `kept_layers`, a mask of shape [L].
   """
   steps = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
   steps.append(
@@ -48,10 +65,10 @@ def adamw(
       learning_rate, b1, b2, epsilon, weight_decay=weight_decay, mask=_decayed
     )
   )
-  optimizer = optax.chain(*steps)
+  optimizer = optax.with_extra_args_support(optax.chain(*steps))
   if freeze_skipped:
-    return _freeze_skipped(optimizer)
-  return optax.with_extra_args_support(optimizer)
+    optimizer = _freeze_skipped(optimizer)
+  return Optimizer(optimizer.init, optimizer.update, learning_rate)
 
 
 def _names(path: tuple) -> set[str]:

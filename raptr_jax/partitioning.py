@@ -41,6 +41,13 @@ class Partitioner:
         f"Partitioner.model_shards = {self.model_shards} does not divide the"
         f" {jax.device_count()} devices."
       )
+    if jax.device_count() // self.model_shards % jax.process_count():
+      raise ValueError(
+        f"Partitioner.model_shards = {self.model_shards} spreads one copy of"
+        f" the parameters over several of the {jax.process_count()} hosts, but"
+        " each host reads its own part of a batch: set at most"
+        f" {jax.local_device_count()}."
+      )
 
   @property
   def mesh(self) -> Mesh:
@@ -71,4 +78,12 @@ class Partitioner:
 
   def put_replicated(self, tree: Any) -> Any:
     """The same NumPy arrays on every device."""
-    return jax.device_put(jax.tree.map(np.asarray, tree), self.replicated)
+
+    def put(x):
+      # Unlike `device_put`, this does not make the hosts compare their values.
+      x = np.asarray(x)
+      return jax.make_array_from_callback(
+        x.shape, self.replicated, lambda index: x[index]
+      )
+
+    return jax.tree.map(put, tree)

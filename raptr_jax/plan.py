@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from raptr_jax import execution, flops
 from raptr_jax.experiment import Experiment
@@ -51,10 +51,20 @@ class Plan:
   def total_steps(self) -> int:
     return len(self.stages)
 
-  @property
+  @functools.cached_property
   def expected_lengths(self) -> Float[np.ndarray, "S"]:
     """Expected path length of each step."""
-    return self.inclusion.sum(axis=1)
+    return self.inclusion.sum(axis=1, dtype=np.float64)
+
+  @property
+  def always_run(self) -> Bool[np.ndarray, "L"]:
+    """Layers that no step leaves out."""
+    return np.all(self.inclusion >= 1, axis=0)
+
+  @functools.cached_property
+  def _layers_until(self) -> Int[np.ndarray, "S"]:
+    """Layers that have run after 1, 2, ... steps."""
+    return np.cumsum(self.draws.path_lengths)
 
   @property
   def dense_flops(self) -> float:
@@ -63,7 +73,7 @@ class Plan:
 
   def flops_spent(self, steps: int) -> float:
     """FLOPs of the first `steps` steps, of the paths that are drawn."""
-    kept = float(self.draws.path_lengths[:steps].sum())
+    kept = float(self._layers_until[steps - 1]) if steps else 0.0
     block, other = self.step_flops.block, self.step_flops.other
     return 3 * (kept * block + steps * other)
 
@@ -110,12 +120,12 @@ def make_plan(experiment: Experiment) -> Plan:
   spec = experiment.train_dataset.batch_spec()
   return Plan(
     draws=execution.draw_table(policy, experiment.keys()["draw"], total_steps),
-    inclusion=np.asarray(inclusion, np.float64),
+    inclusion=np.asarray(inclusion),
     stages=np.searchsorted(
       np.asarray(policy.boundaries), np.arange(total_steps), side="right"
     ),
     learning_rates=np.asarray(
-      jax.jit(jax.vmap(experiment.learning_rate))(steps)
+      jax.jit(jax.vmap(experiment.optimizer.learning_rate))(steps)
     ),
     step_flops=experiment.model.step_flops(spec),
     batch_tokens=spec["tokens"].size,

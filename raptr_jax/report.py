@@ -13,11 +13,12 @@ known) are of the steps since the previous row; `learning_rate` and `stage` are
 of the last of them; `flops` and `tokens` count from the start of the run.
 """
 
-import bisect
 import contextlib
+import difflib
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -164,10 +165,9 @@ class RunReport(contextlib.AbstractContextManager):
     """Records the training steps since the last row; fields see above."""
     self._write("train", "", {"split": "train", "step": step, **row})
     seconds_left = self._remaining.update(step, row["step_seconds"])
-    stage = bisect.bisect_right(self._boundaries, step - 1) + 1
     speed = _shown(row["tokens_per_second"], ",.0f")
     status = (
-      f"stage {stage}/{len(self._boundaries) + 1}  "
+      f"stage {row['stage']}/{len(self._boundaries) + 1}  "
       f"path {row['path_length']:4.1f}  "
       f"loss {_shown(row['loss'], '.4f'):>7}  "
       f"eval {_shown(self._eval_loss, '.4f'):>7}  "
@@ -196,6 +196,17 @@ class RunReport(contextlib.AbstractContextManager):
         f"full model    loss {_shown(row['loss'], '.4f'):>7}  "
         f"accuracy {_shown(row['accuracy'], '.4f')}",
       )
+
+  def write_config(self, text: str) -> None:
+    """Keeps the configuration in config.gin; tells what has changed in it."""
+    path = self._model_dir / "config.gin"
+    if path.exists():
+      old = path.read_text(encoding="utf-8").splitlines()
+      diff = difflib.unified_diff(old, text.splitlines(), n=0)
+      changes = [line for line in diff if re.match(r"[+-]\s*\w", line)]
+      if changes:
+        self.note("\n  ".join([f"{path} has changed:", *changes]))
+    _replace_text(path, text)
 
   def note(self, text: str) -> None:
     """Prints a line without disturbing the display."""
@@ -240,6 +251,9 @@ class SilentReport(contextlib.AbstractContextManager):
     pass
 
   def note(self, text: str) -> None:
+    pass
+
+  def write_config(self, text: str) -> None:
     pass
 
   def write_summary(self, summary: Mapping[str, Any]) -> None:

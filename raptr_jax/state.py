@@ -5,10 +5,10 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Int
 
 from raptr_jax.contracts import Model, Params
+from raptr_jax.optim import Optimizer
 
 
 @flax.struct.dataclass
@@ -30,7 +30,7 @@ def init_state(
   key: jax.Array,
   *,
   model: Model,
-  optimizer: optax.GradientTransformationExtraArgs,
+  optimizer: Optimizer,
 ) -> TrainState:
   """A fresh state; leaves are boxed with their logical axis names."""
   params = model.init(key)

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from raptr_jax import execution, flops
 from raptr_jax import plan as plans
@@ -23,18 +24,24 @@ from raptr_jax.report import RunReport, SilentReport
 from raptr_jax.state import TrainState
 
 
-def train(experiment: Experiment) -> dict[str, Any] | None:
+def train(experiment: Experiment, config: str = "") -> dict[str, Any] | None:
   """Trains to the end, from wherever the run's folder has got to.
 
   A run that is started again in its folder goes on from its latest checkpoint
   and, on a CPU, ends in the same bits as if it had never stopped.
+
+  Args:
+    experiment: the run.
+    config: text that describes it, kept in its folder.
 
   Returns:
     What `summary.json` holds; None if SIGTERM or SIGINT stopped the run, after
     a checkpoint.
 
   Raises:
-    FloatingPointError: if the loss is not finite.
+    FileExistsError: if the folder has a checkpoint past the run's end.
+    FileNotFoundError: if there is no initial checkpoint where one should be.
+    FloatingPointError: if a loss or a gradient is not finite.
   """
   with contextlib.ExitStack() as stack:
     checkpoints = stack.enter_context(
@@ -42,6 +49,12 @@ def train(experiment: Experiment) -> dict[str, Any] | None:
     )
     start = checkpoints.latest_step() or 0
     summary_path = Path(experiment.model_dir) / SUMMARY_FILE
+    if start > experiment.total_steps:
+      raise FileExistsError(
+        f"MODEL_DIR = '{experiment.model_dir}' has a checkpoint of step"
+        f" {start}, past TRAIN_STEPS = {experiment.total_steps}: set more"
+        " steps, or another folder."
+      )
     if start == experiment.total_steps and summary_path.exists():
       print(f"complete: {summary_path} has all {start} steps")
       return json.loads(summary_path.read_text(encoding="utf-8"))
@@ -50,6 +63,7 @@ def train(experiment: Experiment) -> dict[str, Any] | None:
     abstract = plans.abstract_state(experiment)
     evaluator = _evaluator(experiment)
     report = stack.enter_context(_report(experiment, plan, start))
+    report.write_config(config)
     state, progress = _restore(experiment, checkpoints, abstract, report.note)
     programs = execution.StepPrograms(
       plans.jitted_step(experiment, abstract),
@@ -69,11 +83,11 @@ def train(experiment: Experiment) -> dict[str, Any] | None:
       programs=programs,
       evaluator=evaluator,
       meter=IntervalMeter(progress["sums"]),
-      watch=Stopwatch(progress["train_seconds"]),
+      watch=Stopwatch(progress["train_seconds"], progress["lap_seconds"]),
       examples=progress["examples"],
     )
-    stopped = stack.enter_context(_stop_signals())
-    state, step = loop.run(state, start, stopped)
+    stops = stack.enter_context(_stop_signals())
+    state, step = loop.run(state, start, stops)
     if step < experiment.total_steps:
       report.note(f"stopped after step {step}: run it again to go on")
       return None
@@ -122,34 +136,43 @@ def _restore(
   if params is not None:
     note("starting from the parameters of the initial checkpoint")
     state = dataclasses.replace(state, params=params)
-  return state, {"examples": 0, "sums": {}, "train_seconds": 0.0}
+  return state, {
+    "examples": 0,
+    "sums": {},
+    "train_seconds": 0.0,
+    "lap_seconds": 0.0,
+  }
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-  """Turns SIGTERM and SIGINT into an event, as long as it is open.
+def _stop_signals() -> Iterator[Callable[[int], bool]]:
+  """Yields a function that tells whether to stop before a step.
 
-  A second signal does what it always does.
+  SIGTERM and SIGINT ask for it; a second signal does what it always does. With
+  several processes they agree on the step, by the preemption notice that
+  `jax.distributed` watches for.
   """
-  stopped = threading.Event()
-  names = (signal.SIGTERM, signal.SIGINT)
-  if threading.current_thread() is not threading.main_thread():
-    yield stopped
+  if jax.process_count() > 1:
+    yield multihost_utils.reached_preemption_sync_point
     return
+  names = (signal.SIGTERM, signal.SIGINT)
   before = {name: signal.getsignal(name) for name in names}
+  received = threading.Event()
 
-  def handle(number, frame):
-    stopped.set()
+  def restore():
     for name in names:
       signal.signal(name, before[name])
+
+  def handle(number, frame):
+    received.set()
+    restore()
 
   for name in names:
     signal.signal(name, handle)
   try:
-    yield stopped
+    yield lambda step: received.is_set()
   finally:
-    for name in names:
-      signal.signal(name, before[name])
+    restore()
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -173,7 +196,7 @@ class _Loop:
   row_at: int = 0
 
   def run(
-    self, state: TrainState, start: int, stopped: threading.Event
+    self, state: TrainState, start: int, stops: Callable[[int], bool]
   ) -> tuple[TrainState, int]:
     """Runs steps `start`, `start + 1`, ... until the end or a stop.
 
@@ -188,12 +211,14 @@ class _Loop:
       # Evaluation comes before the checkpoint, so that a run that goes on from
       # it need not repeat it; the row of the steps so far comes before both,
       # which wait for the device anyway.
-      if step > start and self._pauses(step, stopped):
+      stopping = stops(step)
+      saving = self.checkpoints.due(step) or stopping
+      if step > start and (saving or self.evaluator.due(step)):
         self._report_steps(step)
         self._evaluate(state, step)
-        if self.checkpoints.due(step) or stopped.is_set():
+        if saving:
           self._save(state, step)
-        if stopped.is_set():
+        if stopping:
           return state, step
       batch = partitioner.put_batch(next(batches))
       draw = self.plan.draws.draw(step, self.experiment.execution)
@@ -213,12 +238,12 @@ class _Loop:
 
   def finish(self, state: TrainState) -> dict[str, Any]:
     """Evaluates the full model and shorter paths, and sums the run up."""
-    step, policy = self.plan.total_steps, self.experiment.policy
+    step, always_run = self.plan.total_steps, self.plan.always_run
     full = self.evaluator.full(state.params)
     self._report_evaluation(step, "full", full)
     key = self.experiment.keys()["eval"]
     for length in self.plan.evaluated_lengths():
-      row = self.evaluator.by_path_length(state.params, policy, length, key)
+      row = self.evaluator.by_path_length(state.params, length, always_run, key)
       self._report_evaluation(step, length, row)
     counts = self.experiment.train_dataset.unigram_counts
     unigram = None if counts is None else self.evaluator.unigram_loss(counts)
@@ -232,7 +257,7 @@ class _Loop:
       "train_seconds": self.watch.seconds,
       "parameters": plans.parameter_count(state),
       "num_layers": self.plan.num_layers,
-      "boundaries": list(policy.boundaries),
+      "boundaries": list(self.experiment.policy.boundaries),
       "stage_path_lengths": [length for _, _, length in stages],
       "flop_factor_whole_step": self.plan.flop_factor_whole_step,
       "flops_spent": self.plan.flops_spent(step),
@@ -244,12 +269,6 @@ class _Loop:
     }
     self.report.write_summary(summary)
     return summary
-
-  def _pauses(self, step: int, stopped: threading.Event) -> bool:
-    """Whether the loop has something else to do before `step`."""
-    return (
-      self.evaluator.due(step) or self.checkpoints.due(step) or stopped.is_set()
-    )
 
   def _program(self, step: int) -> Callable[..., Any]:
     if self.programs.ready(step):
@@ -266,14 +285,8 @@ class _Loop:
       due or stage_ends or step == self.plan.total_steps
     ):
       return
+    self._check_finite(step)
     row = self.meter.close()
-    if not np.isfinite(row["loss"]):
-      raise FloatingPointError(
-        f"The training loss is {row['loss']} between steps {self.row_at} and"
-        f" {step}. Try a lower peak learning rate (--gin.LEARNING_RATE) or"
-        " longer warm-up; the last checkpoint is of step"
-        f" {self.checkpoints.latest_step()}."
-      )
     steps, seconds = row.pop("steps"), self.watch.lap()
     begun = self.plan.flops_spent(int(step - steps))
     spent = self.plan.flops_spent(step)
@@ -292,6 +305,17 @@ class _Loop:
     )
     self.row_at = step
 
+  def _check_finite(self, step: int) -> None:
+    """Raises before anything is written that a restart could not undo."""
+    sums = self.meter.sums()
+    for name in ("loss", "grad_norm"):
+      if not np.isfinite(sums.get(name, 0.0)):
+        raise FloatingPointError(
+          f"{name} is not finite between steps {self.row_at} and {step}. Try a"
+          " lower --gin.LEARNING_RATE or more --gin.WARMUP_STEPS; the last"
+          f" checkpoint is of step {self.checkpoints.latest_step()}."
+        )
+
   def _evaluate(self, state: TrainState, step: int) -> None:
     if self.evaluator.due(step):
       self.meter.sums()
@@ -306,14 +330,13 @@ class _Loop:
       self.report.evaluation(step, layers, row)
 
   def _save(self, state: TrainState, step: int) -> None:
-    """Begins a checkpoint; what is not finite is not worth one."""
-    sums = self.meter.sums()
-    if not np.isfinite(sums.get("loss", 0.0)):
-      return
+    """Begins a checkpoint."""
+    self._check_finite(step)
     with self.watch.paused():
       progress = {
         "examples": self.examples,
-        "sums": sums,
+        "sums": self.meter.sums(),
         "train_seconds": self.watch.seconds,
+        "lap_seconds": self.watch.lap_seconds,
       }
       self.checkpoints.save(state, step, progress)

@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Bool
 
 from raptr_jax.contracts import LayerDraw, LayerPath, Metrics, Model
+from raptr_jax.optim import Optimizer
 from raptr_jax.state import TrainState
 
 
@@ -17,7 +18,7 @@ def train_step(
   draw: LayerDraw | LayerPath,
   *,
   model: Model,
-  optimizer: optax.GradientTransformationExtraArgs,
+  optimizer: Optimizer,
   dropout_key: jax.Array,
   num_microbatches: int = 1,
 ) -> tuple[TrainState, Metrics]:

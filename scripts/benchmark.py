@@ -26,6 +26,7 @@ from raptr_jax.train_step import train_step
 
 
 def parse_args() -> argparse.Namespace:
+  """Sizes of the model and the batch, and what to compare."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawTextHelpFormatter
   )
@@ -43,6 +44,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def random_batch(args: argparse.Namespace) -> dict[str, np.ndarray]:
+  """A batch of the shapes of masked language modelling."""
   rng = np.random.default_rng(0)
   shape = (args.batch, args.length)
   targets = (args.batch, -(-args.length * 3 // 20))
@@ -97,6 +99,7 @@ class Program:
     self.seconds: list[float] = []
 
   def run(self) -> None:
+    """Takes a step, and its time."""
     began = time.perf_counter()
     self._state, metrics = self._step(self._state, *self._inputs)
     jax.block_until_ready((self._state, metrics))
@@ -104,6 +107,7 @@ class Program:
 
 
 def main() -> None:
+  """Prints a table of all path lengths and programs."""
   args = parse_args()
   device = jax.devices()[0].device_kind
   print(f"jax {jax.__version__} on {device}, {vars(args)}\n")

@@ -232,6 +232,12 @@ def test_microbatches_add_up():
     )
 
 
+def test_a_sequence_longer_than_the_positions_is_an_error():
+  batch = make_batch(length=13)
+  with pytest.raises(ValueError, match=r"13 tokens.*max_length = 12"):
+    BertMaskedLM(TINY).loss_fn(make_params(TINY), batch, None, full_path(3))
+
+
 def test_dropout_needs_a_key_and_a_rate():
   config = dataclasses.replace(TINY, dropout_rate=0.5)
   params, batch = make_params(config), make_batch()

@@ -3,7 +3,6 @@ import jax
 import numpy as np
 import pytest
 
-from raptr_jax import policies
 from raptr_jax.evaluate import Evaluator
 from raptr_jax.execution import to_path
 from raptr_jax.partitioning import Partitioner
@@ -11,7 +10,7 @@ from tests.toy import LAYERS, ToyDataset, make_model
 
 MODEL = make_model()
 PARAMS = nn.unbox(MODEL.init(jax.random.key(0)))
-POLICY = policies.constant(path_length=3, num_layers=LAYERS)
+ENDS = np.asarray([True, False, False, True])
 
 
 def make_evaluator(**overrides):
@@ -57,19 +56,19 @@ def test_paths_keep_the_fixed_layers_and_differ_between_batches(monkeypatch):
     lambda params, paths: seen.extend(p.indices.tolist() for p in paths),
   )
   for seed in range(4):
-    evaluator.by_path_length(PARAMS, POLICY, 3, jax.random.key(seed))
+    evaluator.by_path_length(PARAMS, 3, ENDS, jax.random.key(seed))
   assert all(len(path) == 3 for path in seen)
   assert all(path[0] == 0 and path[-1] == LAYERS - 1 for path in seen)
   assert len({tuple(path) for path in seen}) == 2
 
 
 def test_a_path_shorter_than_the_fixed_set_is_any_path():
-  dense = policies.full(num_layers=LAYERS)
-  row = make_evaluator().by_path_length(PARAMS, dense, 2, jax.random.key(0))
+  every = np.ones(LAYERS, bool)
+  row = make_evaluator().by_path_length(PARAMS, 2, every, jax.random.key(0))
   assert np.isfinite(row["loss"])
 
 
 def test_a_path_of_all_layers_is_the_full_model():
   evaluator = make_evaluator()
-  row = evaluator.by_path_length(PARAMS, POLICY, LAYERS, jax.random.key(0))
+  row = evaluator.by_path_length(PARAMS, LAYERS, ENDS, jax.random.key(0))
   assert row == evaluator.full(PARAMS)

@@ -7,7 +7,13 @@ import pytest
 
 from raptr_jax import policies
 from raptr_jax.contracts import LayerDraw, LayerPath
-from raptr_jax.execution import StepPrograms, as_executed, draw_table, to_path
+from raptr_jax.execution import (
+  DrawTable,
+  StepPrograms,
+  as_executed,
+  draw_table,
+  to_path,
+)
 from raptr_jax.schedule import stage_schedule
 
 SCHEDULE = stage_schedule(path_lengths=(2, 3, 4), total_steps=9, num_layers=4)
@@ -35,14 +41,30 @@ def test_the_two_forms_say_the_same():
   assert to_path(~mask, scale).indices.tolist() == [1]
 
 
-def programs(execution, step_fn, start=0):
+def test_a_long_run_is_laid_out_without_a_loop_over_its_steps(monkeypatch):
+  mask = np.zeros((10**6, 4), bool)
+  mask[:, 0] = mask[700_000:, 1] = True
+  table = DrawTable(mask, mask.astype(np.float32))
+  drawn = []
+  draw = DrawTable.draw
+  monkeypatch.setattr(
+    DrawTable, "draw", lambda *args: drawn.append(args[1]) or draw(*args)
+  )
+  assert table.path_lengths is table.path_lengths
+  step_programs = programs("gather", lambda *args: args[0], draws=table)
+  step_programs.program(999_999)
+  step_programs.close()
+  assert drawn == [0, 700_000]
+
+
+def programs(execution, step_fn, start=0, draws=None):
   policy = policies.raptr(schedule=SCHEDULE, sampler="exact")
   shape = jax.ShapeDtypeStruct((), jnp.float32)
   return StepPrograms(
     jax.jit(step_fn),
     shape,
     shape,
-    draw_table(policy, KEY, 9),
+    draws or draw_table(policy, KEY, 9),
     start=start,
     execution=execution,
     draw_sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]),

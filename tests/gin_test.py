@@ -103,7 +103,7 @@ def test_every_learning_rate_can_be_selected(schedule):
     LEARNING_RATE_SCHEDULE=f"@optim.{schedule}()",
   )
   run = gin.get_configurable(experiment.Experiment)()
-  assert float(run.learning_rate(200)) > 0
+  assert float(run.optimizer.learning_rate(200)) > 0
 
 
 def test_raptr_and_its_dense_twin_differ_in_the_method_alone(tmp_path):

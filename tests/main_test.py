@@ -48,6 +48,25 @@ def test_folders_named_like_gin_files_do_not_matter(tmp_path, monkeypatch):
   configure("--gin.MODEL_DIR='x'")
 
 
+def test_a_macro_that_files_only_use_can_be_given():
+  files = ("models/bert", "methods/raptr", "data/bert_kjv", "runs/pretrain")
+  given = ("MODEL_DIR='x'", "NUM_LAYERS=4", "PATH_LENGTHS=(2, 4)")
+  main.configure(
+    [
+      *(f"--gin_file={name}.gin" for name in files),
+      *(f"--gin.{binding}" for binding in given),
+      "--gin.TRAIN_STEPS=20000",
+    ],
+    "",
+  )
+  assert gin.query_parameter("NUM_LAYERS/macro.value") == 4
+
+
+def test_parameters_of_a_task_can_be_overridden():
+  configure("--gin.MODEL_DIR='x'", "--gin.tasks.bert.MaskedLM.mask_rate=0.2")
+  assert gin.query_parameter("tasks.bert.MaskedLM.mask_rate") == 0.2
+
+
 def test_an_unset_required_macro_is_named_with_its_flag():
   assert "MODEL_DIR must be set" in error_of()
   assert "--gin.MODEL_DIR=..." in error_of()
@@ -61,6 +80,7 @@ def test_an_unset_required_macro_is_named_with_its_flag():
     ("--gin.MODEL_DIR=runs/x", "a string needs quotes of its own"),
     ("--gin.optim.adamw.beta=1", "beta"),
     ("--gin.policies.raptor.x=1", "raptor"),
+    ("--gin.polices.raptr.x=1", "polices"),
     ("--gin.TRAIN_STEPS", "expected --gin.NAME=VALUE"),
     ("--gin_file=nowhere.gin", "nowhere.gin"),
   ],
@@ -69,13 +89,22 @@ def test_mistakes_get_one_clear_error(argument, message):
   assert message in error_of("--gin.MODEL_DIR='x'", argument)
 
 
-def test_an_error_ends_the_program_without_a_traceback(tmp_path):
-  argv = [LEAF, f"--gin.MODEL_DIR='{tmp_path}'", "--gin.EXECUTION='fast'"]
+@pytest.mark.parametrize(
+  ("argument", "message"),
+  [
+    ("--gin.EXECUTION='fast'", "EXECUTION = 'fast', expected one of"),
+    ("--gin.CHECKPOINT_PERIOD=0", "Checkpointer.period = 0"),
+    ("--gin.NUM_LAYERS='x'", ""),
+  ],
+)
+def test_an_error_ends_the_program_without_a_traceback(
+  argument, message, tmp_path
+):
   with pytest.raises(SystemExit) as info:
-    main.main(argv)
-  message = str(info.value)
-  assert message.startswith("error: EXECUTION = 'fast', expected one of")
-  assert "\n" not in message
+    main.main([LEAF, f"--gin.MODEL_DIR='{tmp_path}'", argument])
+  text = str(info.value)
+  assert text.startswith(f"error: {message}")
+  assert "\n" not in text
 
 
 def test_data_that_is_not_prepared_says_how_to_prepare_it(tmp_path):
@@ -128,12 +157,14 @@ def test_from_a_folder_of_text_to_a_summary(small_run, tmp_path, capsys):
   assert summary["unigram_loss"] > 0
   assert "TRAIN_STEPS = 6" in (run / "config.gin").read_text()
 
-  main.main(small_run)
+  main.main([*small_run, "--gin.EVAL_PERIOD=1"])
   assert "complete" in capsys.readouterr().out
+  assert "EVAL_PERIOD = 3" in (run / "config.gin").read_text()
 
 
 def test_a_changed_configuration_is_told(small_run, tmp_path, capsys):
   main.main(small_run)
+  (tmp_path / "run" / "summary.json").unlink()  # As if it had been killed.
   capsys.readouterr()
   changed = [a.replace("EVAL_PERIOD=3", "EVAL_PERIOD=2") for a in small_run]
   main.main(changed)

@@ -44,10 +44,10 @@ def test_a_closed_interval_leaves_nothing():
 def test_a_paused_watch_stands_still(monkeypatch):
   now = iter([0.0, 5.0, 100.0, 103.0, 110.0])
   monkeypatch.setattr(metrics.time, "monotonic", lambda: next(now))
-  watch = Stopwatch(20.0)  # At 0, after 20 s of an earlier run.
+  watch = Stopwatch(20.0, 2.0)  # At 0, after 20 s of an earlier process.
   with watch.paused():  # From 5 to 100.
     pass
-  assert watch.lap() == 8.0  # At 103.
+  assert watch.lap() == 10.0  # At 103, with 2 s of that process.
   assert watch.lap() == 7.0  # At 110.
   assert watch.seconds == 35.0
 

@@ -68,6 +68,13 @@ def test_a_mesh_that_does_not_divide_the_devices_is_an_error():
     Partitioner(model_shards=3)
 
 
+def test_a_copy_of_the_model_over_several_hosts_is_an_error(monkeypatch):
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  Partitioner(model_shards=4)
+  with pytest.raises(ValueError, match=r"model_shards = 8 spreads one copy"):
+    Partitioner(model_shards=8)
+
+
 def test_a_batch_that_does_not_divide_is_an_error(tmp_path):
   with pytest.raises(ValueError, match="BATCH_SIZE = 8, expected a multiple"):
     make_experiment(tmp_path, num_microbatches=2)

@@ -50,6 +50,14 @@ def test_a_paper_scale_plan_matches_the_published_factor(tmp_path):
   assert 12 / lengths.mean() == pytest.approx(4 / 3, rel=1e-6)
 
 
+def test_layers_that_always_run_are_those_of_the_whole_run(tmp_path):
+  schedule = stage_schedule(
+    path_lengths=(2, 4), total_steps=12, num_layers=LAYERS, full_model_steps=3
+  )
+  plan = make_plan(tmp_path, policy=policies.raptr(schedule=schedule))
+  assert plan.always_run.tolist() == [True, False, False, True]
+
+
 def test_evaluated_lengths_are_stages_and_quarters(tmp_path):
   assert make_plan(tmp_path).evaluated_lengths() == [2, 3, 4]
   dense = make_plan(tmp_path, policy=policies.full(num_layers=LAYERS))
@@ -59,7 +67,9 @@ def test_evaluated_lengths_are_stages_and_quarters(tmp_path):
 def test_the_rate_of_a_row_is_the_optimizers(tmp_path):
   experiment = make_experiment(tmp_path)
   plan = plans.make_plan(experiment)
-  rates = [float(experiment.learning_rate(step)) for step in range(12)]
+  rates = [
+    float(experiment.optimizer.learning_rate(step)) for step in range(12)
+  ]
   np.testing.assert_allclose(plan.learning_rates, rates, rtol=1e-6)
 
 
@@ -73,6 +83,8 @@ def test_a_method_for_another_depth_is_an_error(tmp_path):
   [
     ("execution", "scan", "EXECUTION = 'scan'"),
     ("eval_period", 0, r"Experiment.eval_period = 0"),
+    ("num_eval_batches", 0, r"Experiment.num_eval_batches = 0"),
+    ("num_microbatches", 0, r"Experiment.num_microbatches = 0"),
   ],
 )
 def test_errors_name_value_and_binding(tmp_path, field, value, message):

@@ -47,6 +47,24 @@ def test_exact_draws_have_exactly_their_length():
     assert set(np.asarray(masks.sum(axis=1)).tolist()) == {length}
 
 
+@pytest.mark.parametrize("num_layers", [12, 24, 64, 96])
+def test_a_whole_length_is_whole_whatever_the_rounding(num_layers, monkeypatch):
+  # The greatest draw of "one layer more" that there can be: none may come.
+  monkeypatch.setattr(
+    jax.random, "uniform", lambda key, shape=(): jnp.zeros(shape)
+  )
+  lengths = jnp.arange(2, num_layers + 1)
+  fixed = jnp.zeros(num_layers, bool).at[jnp.asarray([0, -1])].set(True)
+
+  @jax.jit
+  def sizes(lengths):
+    inclusion = jax.vmap(policies.path_inclusion, (0, None))(lengths, fixed)
+    draw = jax.vmap(policies.exact, (None, 0))
+    return draw(jax.random.key(0), inclusion).sum(axis=1)
+
+  np.testing.assert_array_equal(sizes(lengths), lengths)
+
+
 def test_exact_draws_all_subsets_alike():
   policy = policies.constant(
     path_length=3, num_layers=5, sampler="exact", fixed_layers=(0,)

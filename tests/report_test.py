@@ -23,7 +23,7 @@ def train_row(**changes):
     "accuracy": 0.4,
     "grad_norm": 1.0,
     "learning_rate": 1e-3,
-    "stage": 0,
+    "stage": 1,
     "path_length": 6.0,
     "flops": 1e9,
     "tokens": 4096.0,
@@ -163,7 +163,7 @@ def test_plain_lines_without_a_terminal(tmp_path, capsys):
     run.evaluation(0, "full", eval_row(11.5))
     run.evaluation(0, 6, eval_row())
     run.train(5, train_row())
-    run.train(6, train_row(path_length=10.5, mfu=0.5))
+    run.train(6, train_row(path_length=10.5, mfu=0.5, stage=2))
   lines = capsys.readouterr().out.splitlines()
   assert lines == [
     "compiled path of 6 layers in 3.1 s",
@@ -182,7 +182,7 @@ def test_terminal_shows_a_bar_and_the_same_numbers(tmp_path, monkeypatch):
   monkeypatch.setenv("COLUMNS", "100")
   with make_report(tmp_path) as run:
     run.note("compiled [bold]")
-    run.train(10, train_row())
+    run.train(10, train_row(stage=2))
   shown = screen.getvalue()
   assert "compiled [bold]" in shown
   assert "step 10/20" in shown

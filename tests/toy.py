@@ -82,7 +82,6 @@ def make_experiment(model_dir, **overrides) -> Experiment:
     train_dataset=ToyDataset(),
     eval_dataset=ToyDataset(seed=1),
     optimizer=optim.adamw(learning_rate=rate),
-    learning_rate=rate,
     partitioner=Partitioner(),
     checkpointer=Checkpointer(period=5),
     model_dir=str(model_dir),

@@ -1,6 +1,10 @@
+import dataclasses
 import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -8,8 +12,10 @@ import pytest
 
 from raptr_jax import train as training
 from raptr_jax.checkpoint import Checkpointer
+from raptr_jax.execution import StepPrograms
+from raptr_jax.models.bert import BertMaskedLM
 from raptr_jax.train import train
-from tests.toy import ToyDataset, make_experiment
+from tests.toy import ToyDataset, make_experiment, make_model
 
 TIMES = ("tokens_per_second", "step_seconds", "mfu")
 
@@ -69,7 +75,7 @@ def test_killed_and_started_again_it_ends_in_the_same_bits(
     final_params(experiment),
     final_params(unbroken),
   )
-  model_dir = type(tmp_path)(unbroken.model_dir)
+  model_dir = Path(unbroken.model_dir)
   for split in ("train", "eval"):
     assert rows(tmp_path, split) == rows(model_dir, split)
 
@@ -97,13 +103,13 @@ def test_a_signal_saves_and_a_new_start_goes_on(
     final_params(experiment),
     final_params(unbroken),
   )
-  model_dir = type(tmp_path)(unbroken.model_dir)
+  model_dir = Path(unbroken.model_dir)
   assert rows(tmp_path, "train") == rows(model_dir, "train")
 
 
 def test_cond_and_gather_train_alike(tmp_path, unbroken):
   train(make_experiment(tmp_path, execution="cond"))
-  model_dir = type(tmp_path)(unbroken.model_dir)
+  model_dir = Path(unbroken.model_dir)
   for cond, gather in zip(
     rows(tmp_path, "train"), rows(model_dir, "train"), strict=True
   ):
@@ -112,7 +118,7 @@ def test_cond_and_gather_train_alike(tmp_path, unbroken):
 
 
 def test_the_full_model_is_evaluated_around_every_boundary(unbroken, tmp_path):
-  model_dir = type(tmp_path)(unbroken.model_dir)
+  model_dir = Path(unbroken.model_dir)
   full = [r["step"] for r in rows(model_dir, "eval") if r["layers"] == "full"]
   assert full == [4, 5, 8, 9, 10, 12]
   lengths = [r["layers"] for r in rows(model_dir, "eval") if r["step"] == 12]
@@ -122,7 +128,7 @@ def test_the_full_model_is_evaluated_around_every_boundary(unbroken, tmp_path):
 
 
 def test_rows_account_for_what_was_run(unbroken, tmp_path):
-  model_dir = type(tmp_path)(unbroken.model_dir)
+  model_dir = Path(unbroken.model_dir)
   train_rows = rows(model_dir, "train")
   assert [r["step"] for r in train_rows] == [2, 4, 6, 8, 10, 12]
   assert [r["stage"] for r in train_rows] == [1, 1, 2, 2, 3, 3]
@@ -133,6 +139,10 @@ def test_rows_account_for_what_was_run(unbroken, tmp_path):
     per_length[4] - per_length[3], per_length[3] - per_length[2]
   )
   assert train_rows[-1]["tokens"] == 12 * 8 * 8
+  rate = unbroken.optimizer.learning_rate
+  assert [r["learning_rate"] for r in train_rows] == pytest.approx(
+    [float(rate(r["step"] - 1)) for r in train_rows]
+  )
   summary = json.loads((model_dir / "summary.json").read_text())
   assert summary["flop_factor_nominal"] == pytest.approx(4 / 3)
   assert summary["flop_factor_spent"] == pytest.approx(4 / 3)
@@ -143,7 +153,7 @@ def test_rows_account_for_what_was_run(unbroken, tmp_path):
 
 
 def test_a_complete_run_is_left_alone(unbroken, tmp_path, capsys):
-  model_dir = type(tmp_path)(unbroken.model_dir)
+  model_dir = Path(unbroken.model_dir)
   before = (model_dir / "metrics.jsonl").read_bytes()
   summary = train(unbroken)
   assert "complete" in capsys.readouterr().out
@@ -178,6 +188,84 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path):
     train(make_experiment(tmp_path, train_dataset=Broken()))
   with Checkpointer(period=5).open(tmp_path) as checkpoints:
     assert checkpoints.latest_step() is None
+
+
+@jax.custom_vjp
+def finite_with_a_gradient_of_nan(x):
+  return x
+
+
+finite_with_a_gradient_of_nan.defvjp(
+  lambda x: (x, None), lambda _, gradient: (gradient * np.nan,)
+)
+
+
+def test_a_gradient_that_is_not_finite_is_not_saved_either(tmp_path):
+  @dataclasses.dataclass(frozen=True)
+  class Diverging(BertMaskedLM):
+    def loss_fn(self, params, batch, dropout_key, draw):
+      loss, metrics = super().loss_fn(params, batch, dropout_key, draw)
+      return finite_with_a_gradient_of_nan(loss), metrics
+
+  model = Diverging(make_model().config)
+  checkpointer = Checkpointer(period=1)
+  with pytest.raises(FloatingPointError, match="grad_norm is not finite"):
+    train(make_experiment(tmp_path, model=model, checkpointer=checkpointer))
+  with checkpointer.open(tmp_path) as checkpoints:
+    assert checkpoints.latest_step() is None
+
+
+def test_killed_while_it_saves_it_still_resumes(tmp_path, unbroken):
+  program = f"""
+import os, sys
+from raptr_jax.train import train
+from tests.toy import ToyDataset, make_experiment
+
+class Dying(ToyDataset):
+  def batches(self, start):
+    for number, batch in enumerate(super().batches(start), start):
+      if number == 5:  # The checkpoint of step 5 has just been begun.
+        os._exit(9)
+      yield batch
+
+train(make_experiment({str(tmp_path)!r}, train_dataset=Dying()))
+"""
+  root = Path(__file__).resolve().parent.parent
+  result = subprocess.run([sys.executable, "-c", program], cwd=root)
+  assert result.returncode == 9
+  experiment = make_experiment(tmp_path)
+  train(experiment)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    final_params(experiment),
+    final_params(unbroken),
+  )
+
+
+def test_a_folder_that_is_further_than_the_run_is_an_error(unbroken):
+  before = rows(Path(unbroken.model_dir))
+  with pytest.raises(FileExistsError, match=r"step 12, past TRAIN_STEPS = 9"):
+    train(make_experiment(unbroken.model_dir, total_steps=9))
+  assert rows(Path(unbroken.model_dir)) == before
+
+
+def test_steps_run_under_a_transfer_guard(tmp_path, monkeypatch):
+  levels = []
+
+  class Program:
+    def __init__(self, program):
+      self.program = program
+
+    def __call__(self, *args):
+      levels.append(jax.config.jax_transfer_guard)
+      return self.program(*args)
+
+  program = StepPrograms.program
+  monkeypatch.setattr(
+    StepPrograms, "program", lambda *args: Program(program(*args))
+  )
+  train(make_experiment(tmp_path))
+  assert levels == ["disallow"] * 12
 
 
 def test_an_initial_checkpoint_gives_its_parameters_alone(

@@ -172,6 +172,11 @@ class Bert(nn.Module):
     `token_types` is optional: all 0 without it.
     """
     tokens = batch["tokens"]
+    if tokens.shape[1] > self.config.max_length:
+      raise ValueError(
+        f"Sequences of {tokens.shape[1]} tokens (TASK_FEATURE_LENGTHS), but"
+        f" BertConfig.max_length = {self.config.max_length} positions."
+      )
     token_types = batch.get("token_types", jnp.zeros_like(tokens))
     x = self.token_embedding(tokens)
     x = x + self.position_embedding(batch["positions"])

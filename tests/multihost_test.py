@@ -1,0 +1,63 @@
+"""Two processes of four devices train like one of eight."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raptr_jax.train import train
+from tests.toy import make_experiment
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = """
+import sys
+import jax
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from raptr_jax.train import train
+from tests.toy import ToyDataset, make_experiment
+
+class Half(ToyDataset):
+  def batches(self, start):
+    begin = 4 * jax.process_index()
+    for batch in super().batches(start):
+      yield {name: x[begin:begin + 4] for name, x in batch.items()}
+
+train(make_experiment(
+  sys.argv[3], train_dataset=Half(), eval_dataset=Half(seed=1)))
+"""
+
+
+def test_two_processes_train_like_one(tmp_path):
+  with socket.socket() as probe:
+    probe.bind(("localhost", 0))
+    address = f"localhost:{probe.getsockname()[1]}"
+  flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
+  arguments = [sys.executable, "-c", PROGRAM, address]
+  workers = [
+    subprocess.Popen(
+      [*arguments, str(number), str(tmp_path / "two")],
+      cwd=ROOT,
+      env=os.environ | {"XLA_FLAGS": flags},
+    )
+    for number in range(2)
+  ]
+  try:
+    assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
+  finally:
+    for worker in workers:
+      worker.kill()
+  train(make_experiment(tmp_path / "one"))
+  one, two = (
+    json.loads((tmp_path / name / "summary.json").read_text())
+    for name in ("one", "two")
+  )
+  assert two["final_eval_loss"] == pytest.approx(one["final_eval_loss"], 1e-4)
+  rows = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
+  steps = [
+    (r["split"], r["step"], r.get("layers")) for r in map(json.loads, rows)
+  ]
+  assert len(steps) == len(set(steps))
