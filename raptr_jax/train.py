@@ -268,6 +268,7 @@ class _Loop:
       "jax_version": jax.__version__,
     }
     self.report.write_summary(summary)
+    self.report.note(f"finished: see summary.md in {self.experiment.model_dir}")
     return summary
 
   def _program(self, step: int) -> Callable[..., Any]:
