@@ -152,10 +152,10 @@ def test_cond_is_one_program_with_a_conditional_and_gather_one_a_length():
   assert " conditional(" not in run.lower(params, x, path).compile().as_text()
 
 
-def compiled_gradient(length: int, remat: str):
-  stack, params, x, bias = make_stack(remat=remat)
-  x = jnp.ones((16, 32, D))
-  bias = jnp.zeros((16, 1, 32, 32))
+def compiled_gradient(length: int, remat: str, rows=16, tokens=32):
+  stack, params, _, _ = make_stack(remat=remat)
+  x = jnp.ones((rows, tokens, D))
+  bias = jnp.zeros((rows, 1, tokens, tokens))
   mask = np.arange(L) < length
   form = as_executed(mask, mask.astype(np.float32), "gather")
 
@@ -171,6 +171,18 @@ def test_memory_of_a_short_path_is_that_of_its_layers():
     for k in (L // 4, L)
   )
   assert short < 0.45 * full
+
+
+def test_no_layers_parameters_are_kept_for_the_backward_pass():
+  full, none = (
+    compiled_gradient(L, remat, rows=1, tokens=2)
+    .memory_analysis()
+    .temp_size_in_bytes
+    for remat in ("full", "none")
+  )
+  params = make_stack()[1]
+  size = sum(p.nbytes for p in jax.tree.leaves(params))
+  assert none < full + 0.5 * size
 
 
 def loop_products(length: int) -> int:

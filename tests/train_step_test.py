@@ -53,6 +53,19 @@ def test_accumulated_gradients_are_those_of_the_batch(num_microbatches):
   assert_close(get(parts.opt_state), get(whole.opt_state))
 
 
+def test_the_gradient_is_that_of_the_mean_loss():
+  state, batch, step = setup(dropout_rate=0.0)
+  model = make_model(dropout_rate=0.0)
+  metrics = jax.jit(step)(state, batch, DRAW)[1]
+
+  def mean_loss(params):
+    loss, sums = model.loss_fn(params, batch, None, DRAW)
+    return loss / sums["weight"]
+
+  expected = optax.tree.norm(jax.grad(mean_loss)(state.params))
+  np.testing.assert_allclose(metrics["grad_norm"], expected, rtol=1e-4)
+
+
 def test_dropout_differs_between_steps_and_microbatches():
   state, batch, step = setup(dropout_rate=0.5)
   run = jax.jit(step)

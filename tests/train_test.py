@@ -37,6 +37,19 @@ def final_params(experiment):
   return jax.device_get(state.params)
 
 
+def assert_it_ends_like(unbroken, experiment):
+  """Trains to the end: parameters and training rows are those bits."""
+  train(experiment)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    final_params(experiment),
+    final_params(unbroken),
+  )
+  model_dirs = (Path(experiment.model_dir), Path(unbroken.model_dir))
+  got, expected = (rows(model_dir, "train") for model_dir in model_dirs)
+  assert got == expected
+
+
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
   experiment = make_experiment(tmp_path_factory.mktemp("unbroken"))
@@ -68,16 +81,8 @@ def test_killed_and_started_again_it_ends_in_the_same_bits(
   dying = make_experiment(tmp_path, train_dataset=DyingDataset(dies_at))
   with pytest.raises(Killed):
     train(dying)
-  experiment = make_experiment(tmp_path)
-  train(experiment)
-  jax.tree.map(
-    np.testing.assert_array_equal,
-    final_params(experiment),
-    final_params(unbroken),
-  )
-  model_dir = Path(unbroken.model_dir)
-  for split in ("train", "eval"):
-    assert rows(tmp_path, split) == rows(model_dir, split)
+  assert_it_ends_like(unbroken, make_experiment(tmp_path))
+  assert rows(tmp_path, "eval") == rows(Path(unbroken.model_dir), "eval")
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
@@ -96,15 +101,7 @@ def test_a_signal_saves_and_a_new_start_goes_on(
   assert not (tmp_path / "summary.json").exists()
   with stopped.checkpointer.open(tmp_path) as checkpoints:
     assert checkpoints.latest_step() == 7
-  experiment = make_experiment(tmp_path)
-  train(experiment)
-  jax.tree.map(
-    np.testing.assert_array_equal,
-    final_params(experiment),
-    final_params(unbroken),
-  )
-  model_dir = Path(unbroken.model_dir)
-  assert rows(tmp_path, "train") == rows(model_dir, "train")
+  assert_it_ends_like(unbroken, make_experiment(tmp_path))
 
 
 def test_cond_and_gather_train_alike(tmp_path, unbroken):
@@ -233,13 +230,7 @@ train(make_experiment({str(tmp_path)!r}, train_dataset=Dying()))
   root = Path(__file__).resolve().parent.parent
   result = subprocess.run([sys.executable, "-c", program], cwd=root)
   assert result.returncode == 9
-  experiment = make_experiment(tmp_path)
-  train(experiment)
-  jax.tree.map(
-    np.testing.assert_array_equal,
-    final_params(experiment),
-    final_params(unbroken),
-  )
+  assert_it_ends_like(unbroken, make_experiment(tmp_path))
 
 
 def test_a_folder_that_is_further_than_the_run_is_an_error(unbroken):

@@ -19,19 +19,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from raptr_jax.contracts import LayerDraw, LayerPath
 
-# What a block's forward pass keeps for its backward pass. Slices of the
-# stacked parameters are never kept: that would copy k layers' parameters.
-REMAT_POLICIES = {
-  "none": jax.checkpoint_policies.save_anything_except_these_names(
-    "layer_params"
-  ),
-  "full": None,
-}
+# Slices of the stacked parameters, and what only changes their shape.
+_SLICING = ("dynamic_slice", "squeeze", "reshape")
+
+
+def _all_but_slices(primitive, *_, **__) -> bool:
+  """Keeps all that a backward pass needs but copies of k layers' parameters."""
+  return primitive.name not in _SLICING
+
+
+# What a block's forward pass keeps for its backward pass.
+REMAT_POLICIES = {"none": _all_but_slices, "full": None}
 
 
 def full_path(num_layers: int) -> LayerPath:
@@ -131,7 +133,6 @@ def _scan_path(run_block, checkpoint, layers, x, draw: LayerPath):
     params = jax.tree.map(
       lambda p: lax.dynamic_index_in_dim(p, index, keepdims=False), layers
     )
-    params = checkpoint_name(params, "layer_params")
     return run_block(params, x, index, scale)
 
   def body(x, layer):
