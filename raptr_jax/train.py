@@ -48,16 +48,9 @@ def train(experiment: Experiment, config: str = "") -> dict[str, Any] | None:
       experiment.checkpointer.open(experiment.model_dir)
     )
     start = checkpoints.latest_step() or 0
-    summary_path = Path(experiment.model_dir) / SUMMARY_FILE
-    if start > experiment.total_steps:
-      raise FileExistsError(
-        f"MODEL_DIR = '{experiment.model_dir}' has a checkpoint of step"
-        f" {start}, past TRAIN_STEPS = {experiment.total_steps}: set more"
-        " steps, or another folder."
-      )
-    if start == experiment.total_steps and summary_path.exists():
-      print(f"complete: {summary_path} has all {start} steps")
-      return json.loads(summary_path.read_text(encoding="utf-8"))
+    summary = _earlier_summary(experiment, start)
+    if summary is not None:
+      return summary
 
     plan = plans.make_plan(experiment)
     abstract = plans.abstract_state(experiment)
@@ -92,6 +85,23 @@ def train(experiment: Experiment, config: str = "") -> dict[str, Any] | None:
       report.note(f"stopped after step {step}: run it again to go on")
       return None
     return loop.finish(state)
+
+
+def _earlier_summary(
+  experiment: Experiment, start: int
+) -> dict[str, Any] | None:
+  """The summary of a run that is complete; None if there is more to do."""
+  if start > experiment.total_steps:
+    raise FileExistsError(
+      f"MODEL_DIR = '{experiment.model_dir}' has a checkpoint of step {start},"
+      f" past TRAIN_STEPS = {experiment.total_steps}: set more steps, or"
+      " another folder."
+    )
+  path = Path(experiment.model_dir) / SUMMARY_FILE
+  if start < experiment.total_steps or not path.exists():
+    return None
+  print(f"complete: {path} has all {start} steps")
+  return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _report(

@@ -7,12 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from raptr_jax.models.bert import (
-  BertConfig,
-  BertMaskedLM,
-  params_from_published,
-)
+from raptr_jax.models.bert import BertConfig, BertMaskedLM
 from raptr_jax.models.masked_stack import full_path
+from raptr_jax.models.published_bert import params_from_published
 
 TINY = BertConfig(
   vocab_size=50,

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = [
   "contracts", "schedule", "policies", "flops", "losses", "optim",
   "partitioning", "state", "models.layers", "models.masked_stack",
-  "models.bert", "data", "train_step", "execution", "checkpoint", "metrics",
+  "models.bert", "models.published_bert", "data", "train_step", "execution", "checkpoint", "metrics",
   "evaluate", "experiment", "plan", "dry_run", "plots", "report", "train",
   "main",
 ]  # fmt: skip

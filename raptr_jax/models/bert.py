@@ -1,8 +1,8 @@
 """BERT for masked language modelling, over any path of its layers.
 
 With `norm="post"`, `activation="gelu"` and `layer_norm_epsilon=1e-12` this *is*
-the original BERT (arXiv 1810.04805); `params_from_published` says which tensor
-is which. `norm="pre"` normalises the input of each branch instead, and the
+the original BERT (arXiv 1810.04805); `published_bert.py` says which of its
+tensors is which. `norm="pre"` normalises the input of each branch instead, and the
 output of the stack.
 """
 
@@ -15,7 +15,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from raptr_jax import flops, losses
@@ -272,91 +271,3 @@ class BertMaskedLM:
     )
     head = flops.product(predicted, width, width + config.vocab_size)
     return flops.StepFlops(block, head)
-
-
-def params_from_published(
-  tensors: Mapping[str, np.ndarray], config: BertConfig
-) -> Params:
-  """Parameters from the tensors of a published BERT checkpoint.
-
-  Names are those of the original release, `bert/...` and `cls/predictions/...`;
-  kernels are [input, output] in both. Query, key and value of a layer become
-  one kernel [D, 3, H, K]; the layers are stacked on a leading axis.
-
-    embeddings/{word,position,token_type}_embeddings
-        -> {token,position,type}_embedding/embedding
-    embeddings/LayerNorm/{gamma,beta}      -> embedding_norm/{scale,bias}
-    encoder/layer_l/attention/self/{query,key,value}
-        -> stack/layers/attention/qkv[l]
-    .../attention/output/dense             -> stack/layers/attention/out[l]
-    .../attention/output/LayerNorm         -> stack/layers/attention_norm[l]
-    .../intermediate/dense, .../output/dense
-        -> stack/layers/mlp/{wi,wo}[l]
-    .../output/LayerNorm                   -> stack/layers/mlp_norm[l]
-    pooler/dense                           -> pooler
-    cls/predictions/transform/{dense,LayerNorm} -> head_dense, head_norm
-    cls/predictions/output_bias            -> head_bias
-
-  Args:
-    tensors: arrays by name; others, such as those of the next-sentence head,
-      are ignored.
-    config: sizes of that checkpoint, with `norm="post"`.
-
-  Raises:
-    KeyError: if a tensor is missing.
-  """
-  heads = (config.num_heads, config.embed_dim // config.num_heads)
-
-  def linear(name):
-    return {
-      "kernel": jnp.asarray(tensors[f"{name}/kernel"]),
-      "bias": jnp.asarray(tensors[f"{name}/bias"]),
-    }
-
-  def norm(name):
-    return {
-      "scale": jnp.asarray(tensors[f"{name}/gamma"]),
-      "bias": jnp.asarray(tensors[f"{name}/beta"]),
-    }
-
-  def table(name):
-    return {"embedding": jnp.asarray(tensors[f"bert/embeddings/{name}"])}
-
-  def layer(index):
-    name = f"bert/encoder/layer_{index}"
-    qkv = [
-      linear(f"{name}/attention/self/{n}") for n in ("query", "key", "value")
-    ]
-    stacked = {
-      "kernel": jnp.stack([part["kernel"] for part in qkv], axis=1),
-      "bias": jnp.stack([part["bias"] for part in qkv]),
-    }
-    return {
-      "attention": {
-        "qkv": jax.tree.map(
-          lambda x: x.reshape(*x.shape[:-1], *heads), stacked
-        ),
-        "out": linear(f"{name}/attention/output/dense"),
-      },
-      "attention_norm": norm(f"{name}/attention/output/LayerNorm"),
-      "mlp": {
-        "wi": linear(f"{name}/intermediate/dense"),
-        "wo": linear(f"{name}/output/dense"),
-      },
-      "mlp_norm": norm(f"{name}/output/LayerNorm"),
-    }
-
-  rows = [layer(index) for index in range(config.num_layers)]
-  params = {
-    "token_embedding": table("word_embeddings"),
-    "position_embedding": table("position_embeddings"),
-    "type_embedding": table("token_type_embeddings"),
-    "embedding_norm": norm("bert/embeddings/LayerNorm"),
-    "stack": {"layers": jax.tree.map(lambda *row: jnp.stack(row), *rows)},
-    "head_dense": linear("cls/predictions/transform/dense"),
-    "head_norm": norm("cls/predictions/transform/LayerNorm"),
-    "head_bias": jnp.asarray(tensors["cls/predictions/output_bias"]),
-  }
-  if config.pooler:
-    params["pooler"] = linear("bert/pooler/dense")
-  return params
