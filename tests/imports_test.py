@@ -12,7 +12,7 @@ ORDER = [
   "contracts", "schedule", "policies", "flops", "losses", "optim",
   "partitioning", "state", "models.layers", "models.masked_stack",
   "models.bert", "models.published_bert", "data", "train_step", "execution", "checkpoint", "metrics",
-  "evaluate", "experiment", "plan", "dry_run", "plots", "report", "train",
+  "evaluate", "experiment", "plan", "dry_run", "plots", "display", "report", "train",
   "main",
 ]  # fmt: skip
 HEAVY = {"tensorflow", "tensorflow_text", "tensorflow_datasets", "seqio", "clu"}
