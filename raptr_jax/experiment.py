@@ -44,8 +44,8 @@ class Experiment:
   total_steps: int
   random_seed: int
   eval_period: int
+  num_eval_batches: int
   execution: str = "gather"
-  num_eval_batches: int = 8
   report_period: int = 10
   num_microbatches: int = 1
 

@@ -37,10 +37,8 @@ import tasks.bert
 import tasks.sources
 import tasks.task
 """
-_PARSE_ERRORS = (
-  AttributeError, ImportError, NameError, OSError, SyntaxError, TypeError,
-  ValueError,
-)  # fmt: skip
+_BUILD_ERRORS = (ImportError, OSError, TypeError, ValueError)
+_PARSE_ERRORS = (*_BUILD_ERRORS, AttributeError, NameError, SyntaxError)
 
 
 class ConfigurationError(Exception):
@@ -157,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
       dry_run.print_plan(run)
       return
     run.open()
-  except (ConfigurationError, ValueError, TypeError, OSError) as error:
+  except (ConfigurationError, *_BUILD_ERRORS) as error:
     sys.exit(f"error: {_first_line(error)}")
   try:
     training.train(run, gin.config_str())

@@ -83,7 +83,7 @@ def write_summary_markdown(model_dir: str | os.PathLike[str]) -> None:
     sections.append(_table(("layers", "evaluation loss"), lengths))
   if others:
     sections.append("## Further fields")
-    sections.append(_table(("field", ""), others.items()))
+    sections.append(_table(("field", ""), _short(others).items()))
   text = "\n\n".join(sections) + "\n"
   (Path(model_dir) / "summary.md").write_text(text, encoding="utf-8")
 
@@ -178,7 +178,7 @@ def _draw_losses(axes: "Axes", run: _Run, place: Place) -> None:
   eval_losses = np.array(list(run.full.values()), float)
   x = place(run.steps)
   axes.plot(x, run.losses, color=TRAIN_COLOR, alpha=0.25, linewidth=0.6)
-  axes.plot(x, smooth, color=TRAIN_COLOR, label="training, random paths")
+  axes.plot(x, smooth, color=TRAIN_COLOR, label="training")
   axes.plot(
     place(eval_steps),
     eval_losses,
@@ -307,6 +307,14 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _loss(value: float | None) -> str:
   return "n/a" if value is None else f"{value:.4f}"
+
+
+def _short(fields: dict[str, Any]) -> dict[str, Any]:
+  """Fields with their floats as people would write them."""
+  return {
+    name: f"{value:.5g}" if isinstance(value, float) else value
+    for name, value in fields.items()
+  }
 
 
 def _factor(value: float | None) -> str:

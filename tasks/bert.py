@@ -111,7 +111,7 @@ class MaskedLM:
     if not 0 < self.mask_rate < 1:
       raise ValueError(
         f"mask_rate={self.mask_rate} must lie between 0 and 1: set "
-        "bert.MaskedLM.mask_rate"
+        "--gin.tasks.bert.MaskedLM.mask_rate"
       )
 
   def framing(self, vocabulary: Vocabulary) -> Framing:

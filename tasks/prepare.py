@@ -46,7 +46,9 @@ def prepare(
   folder = Path(data_dir).expanduser() / task.name
   # What is wrong should say so now, not after hours of work.
   task.objective.row_length(feature_lengths)
-  task.given_vocabulary()
+  given = task.given_vocabulary()
+  if given:
+    task.objective.corruption(given, feature_lengths)
   num_documents = {s: _count_documents(task, s) for s in task.source.splits}
   settings = {
     **task.settings(feature_lengths),
@@ -57,10 +59,11 @@ def prepare(
     print(f"{folder} is complete")
     return
   folder.mkdir(parents=True, exist_ok=True)
-  vocabulary = _provide_vocabulary(task, folder, settings)
-  for split, count in num_documents.items():
-    _write_split(task, vocabulary, feature_lengths, folder, split, count)
-  _write_metadata(task, vocabulary, folder, settings)
+  with records.only_writer(folder):
+    vocabulary = _provide_vocabulary(task, folder, settings)
+    for split, count in num_documents.items():
+      _write_split(task, vocabulary, feature_lengths, folder, split, count)
+    _write_metadata(task, vocabulary, folder, settings)
   print(f"{folder} is complete")
 
 

@@ -8,6 +8,7 @@ ones) and, last of all, `metadata.json`.
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -205,7 +206,28 @@ def replacing(path: Path) -> Iterator[Path]:
   """A temporary path that becomes `path` if the block ends well."""
   partial = path.with_name(path.name + ".partial")
   yield partial
+  with partial.open("rb") as file:
+    os.fsync(file.fileno())
   os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+  """Keeps other processes of this machine from writing to the folder.
+
+  Raises:
+    BlockingIOError: another one does.
+  """
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    yield
+  except BlockingIOError as error:
+    raise BlockingIOError(
+      f"another process is preparing {folder}: wait for it"
+    ) from error
+  finally:
+    os.close(descriptor)
 
 
 def _not_prepared(path: Path) -> str:

@@ -6,6 +6,7 @@ that work on a corpus can be interrupted and taken up again.
 """
 
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,9 @@ class Source(Protocol):
 
   def description(self) -> str:
     """Names the corpus and its division into splits, for the records."""
+
+  def fingerprint(self) -> str | None:
+    """Tells one state of the text from another; None if it has but one."""
 
   def num_documents(self, split: str) -> int:
     """Number of documents in a split."""
@@ -66,6 +70,9 @@ class KingJamesBible:
     """Names the corpus and the books held out for validation."""
     held_out = ", ".join(KJV_VALIDATION_BOOKS.values())
     return f"King James Bible by chapters, validation: {held_out}"
+
+  def fingerprint(self) -> None:
+    """There is one King James Bible."""
 
   def num_documents(self, split: str) -> int:
     """Number of chapters in a split."""
@@ -118,15 +125,29 @@ class TextFolder:
     if self.validation_every < 2:
       raise ValueError(
         f"validation_every={self.validation_every} must be at least 2: set "
-        "sources.TextFolder.validation_every"
+        "--gin.tasks.sources.TextFolder.validation_every"
       )
 
   def description(self) -> str:
     """Names the folder and which documents are held out."""
     return (
-      f"text files of {self.directory}, "
+      f"text files of {Path(self.directory)}, "
       f"validation: every {self.validation_every}th document"
     )
+
+  def fingerprint(self) -> str | None:
+    """SHA-256 of the names and sizes of all files; None without the folder.
+
+    Contents are not read: it is asked for whenever a run starts.
+    """
+    folder = Path(self.directory).expanduser()
+    if not folder.is_dir():
+      return None
+    listing = "".join(
+      f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n"
+      for path in self._files()
+    )
+    return hashlib.sha256(listing.encode()).hexdigest()
 
   def num_documents(self, split: str) -> int:
     """Number of documents in a split; reads all files once."""

@@ -117,6 +117,9 @@ class TextTask:
       "lower_case": self.lower_case,
       "given_vocabulary": None,
     }
+    fingerprint = self.source.fingerprint()
+    if fingerprint:
+      settings["source_files"] = fingerprint
     if self.vocabulary_path:
       # Records may have moved to a machine that has only their own copy.
       del settings["given_vocabulary"]

@@ -40,15 +40,19 @@ class TfdsCorpus:
     if not 0 < self.validation_percent < 100:
       raise ValueError(
         f"validation_percent={self.validation_percent} must lie in 1..99: "
-        "set tfds_source.TfdsCorpus.validation_percent"
+        "set --gin.tasks.tfds_source.TfdsCorpus.validation_percent"
       )
 
   def description(self) -> str:
     """Names the sets and what is held out of them."""
+    features = (f"{n} ({f})" for n, f in sorted(self.corpora.items()))
     return (
-      f"TFDS {', '.join(sorted(self.corpora))}, "
+      f"TFDS {', '.join(features)}, "
       f"validation: the first {self.validation_percent} % of each"
     )
+
+  def fingerprint(self) -> None:
+    """A version of a TFDS set does not change."""
 
   def num_documents(self, split: str) -> int:
     """Number of documents of a split in all sets together."""
@@ -101,9 +105,11 @@ def merge_order(sizes: list[int]) -> np.ndarray:
     sizes: number of documents of each corpus.
 
   Returns:
-    int[sum of sizes], the number of a corpus.
+    uint8[sum of sizes], the number of a corpus.
   """
-  corpus = np.repeat(np.arange(len(sizes)), sizes)
+  corpus = np.repeat(np.arange(len(sizes), dtype=np.uint8), sizes)
+  if len(sizes) == 1:
+    return corpus
   place = np.concatenate([(np.arange(n) + 0.5) / n for n in sizes])
   return corpus[np.argsort(place, kind="stable")]
 

@@ -85,8 +85,17 @@ class WordPieceVocabulary(Vocabulary):
 
   @functools.cached_property
   def _ids(self) -> dict[str, int]:
-    lines = Path(self.path).read_text(encoding="utf-8").splitlines()
-    return {token.rstrip(): number for number, token in enumerate(lines)}
+    # Not `splitlines`: a token may be a line separator of Unicode.
+    text = Path(self.path).read_text(encoding="utf-8")
+    lines = [token.rstrip() for token in text.removesuffix("\n").split("\n")]
+    ids = {token: number for number, token in enumerate(lines)}
+    if len(ids) != len(lines):
+      twice = next(t for i, t in enumerate(lines) if ids[t] != i)
+      raise ValueError(
+        f"VOCABULARY_PATH={self.path!r} has the token {twice!r} twice; expected"
+        " one token a line, each once"
+      )
+    return ids
 
   @functools.cached_property
   def _tokenizer(self) -> Any:

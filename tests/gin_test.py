@@ -8,6 +8,7 @@ import gin
 import pytest
 
 from raptr_jax import experiment, main
+from raptr_jax.data import PreparedDataset, StreamingDataset
 from raptr_jax.train import train
 from tests.toy import ToyDataset
 
@@ -68,6 +69,35 @@ def test_required_macros_are_named_in_the_header(path):
   for line in text.splitlines():
     if line.endswith("= %gin.REQUIRED"):
       assert line.split()[0] in header
+
+
+@pytest.mark.parametrize("way", ["prepared", "streaming"])
+@pytest.mark.parametrize(
+  "data", ["bert_kjv", "bert_text", "bert_wikipedia_books"]
+)
+def test_held_out_text_is_evaluated_on_the_same_rows_in_every_run(data, way):
+  argv = [
+    "--gin_file=experiments/quickstart_bert_raptr.gin",
+    f"--gin_file=data/{data}.gin",
+    *(["--gin_file=data/streaming.gin"] if way == "streaming" else []),
+    "--gin.MODEL_DIR='x'",
+    "--gin.RANDOM_SEED=5",
+    "--gin.DATA_DIR='here'",
+  ]
+  argv += {
+    "bert_kjv": [],
+    "bert_text": ["--gin.TEXT_DIR='books'"],
+    "bert_wikipedia_books": ["--gin.VOCABULARY_PATH='vocab.txt'"],
+  }[data]
+  main.configure(argv, "")
+  run = gin.get_configurable(experiment.Experiment)()
+  train_data, eval_data = run.train_dataset, run.eval_dataset
+  kind = {"prepared": PreparedDataset, "streaming": StreamingDataset}[way]
+  assert isinstance(train_data, kind)
+  assert isinstance(eval_data, kind)
+  assert (train_data._split, eval_data._split) == ("train", "validation")
+  assert (train_data._order.seed, eval_data._order.seed) == (5, 0)
+  assert eval_data._folder == train_data._folder == Path("here") / data
 
 
 @pytest.mark.parametrize(

@@ -114,3 +114,20 @@ def test_fingerprint_is_of_the_bytes(word_pieces):
   assert before == open_vocabulary(word_pieces).fingerprint()
   word_pieces.write_text("\n".join([*TOKENS, "more"]))
   assert before != open_vocabulary(word_pieces).fingerprint()
+
+
+def test_a_line_separator_of_unicode_is_no_end_of_a_line(tmp_path):
+  path = tmp_path / "vocab.txt"
+  tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "\u2028x", "the"]
+  path.write_text("\n".join(tokens) + "\n", encoding="utf-8")
+  vocabulary = open_vocabulary(str(path))
+  assert vocabulary.size == 7
+  assert vocabulary.mask_id == 4
+
+
+def test_a_token_that_stands_twice_is_named(tmp_path):
+  path = tmp_path / "vocab.txt"
+  tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "the"]
+  path.write_text("\n".join(tokens), encoding="utf-8")
+  with pytest.raises(ValueError, match="'the' twice"):
+    _ = open_vocabulary(str(path)).size
