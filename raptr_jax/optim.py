@@ -87,6 +87,8 @@ def _freeze_skipped(
   """Undoes what an optimizer does to the rows of skipped layers."""
 
   def update(updates, state, params=None, *, kept_layers: Bool[Array, "L"]):
+    """The inner update, with rows of skipped layers as they were."""
+
     def keep_rows(path, new, old):
       if "layers" not in _names(path):
         return new

@@ -7,6 +7,9 @@ loop takes its draws from one.
 FLOP factors are dense FLOPs over this run's, as in the paper: 1.333 means that
 25.0 % are saved. Nominal ones come from expected path lengths, spent ones from
 the lengths that are drawn.
+
+Below the plan are the shapes and programs that planning and training share:
+what a run allocates and compiles, before it does.
 """
 
 import dataclasses
@@ -73,9 +76,9 @@ class Plan:
 
   def flops_spent(self, steps: int) -> float:
     """FLOPs of the first `steps` steps, of the paths that are drawn."""
-    kept = float(self._layers_until[steps - 1]) if steps else 0.0
-    block, other = self.step_flops.block, self.step_flops.other
-    return 3 * (kept * block + steps * other)
+    if not steps:
+      return 0.0
+    return steps * self.step_flops.step(self._layers_until[steps - 1] / steps)
 
   @property
   def flop_factor_nominal(self) -> float:

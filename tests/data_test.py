@@ -10,7 +10,13 @@ from raptr_jax.data import PreparedDataset
 from tasks import extras, records
 from tasks.order import Order
 from tasks.prepare import prepare
-from tests.small_task import LENGTHS, make_task, write_corpus
+from tests.small_task import (
+  LENGTHS,
+  assert_batches_equal,
+  make_task,
+  take,
+  write_corpus,
+)
 
 BATCH_SIZE = 16
 
@@ -45,19 +51,6 @@ def make(corpus, data_dir):
   return dataset
 
 
-def _take(dataset, count, start=0):
-  batches = dataset.batches(start)
-  return [next(batches) for _ in range(count)]
-
-
-def _assert_equal(batches, expected):
-  assert len(batches) == len(expected)
-  for batch, other in zip(batches, expected):
-    assert batch.keys() == other.keys()
-    for key, value in batch.items():
-      np.testing.assert_array_equal(value, other[key])
-
-
 def _originals(batch):
   """The rows of a batch, uncorrupted, as a list of tuples."""
   rows = batch["tokens"].copy()
@@ -72,14 +65,14 @@ def _epoch(dataset, epoch):
   """Uncorrupted rows of an epoch, in their order."""
   size = dataset.num_examples
   first, last = (size * epoch) // BATCH_SIZE, (size * (epoch + 1)) // BATCH_SIZE
-  batches = _take(dataset, last - first + 1, start=first)
+  batches = take(dataset, last - first + 1, start=first)
   rows = [row for batch in batches for row in _originals(batch)]
   begin = size * epoch - first * BATCH_SIZE
   return rows[begin : begin + size]
 
 
 def test_batch_has_the_shapes_of_the_objective(make):
-  (batch,) = _take(make(), 1)
+  (batch,) = take(make(), 1)
   shapes = {key: (value.shape, value.dtype) for key, value in batch.items()}
   assert shapes == {
     "tokens": ((16, 32), np.int32),
@@ -92,7 +85,7 @@ def test_batch_has_the_shapes_of_the_objective(make):
 
 
 def test_spec_is_that_of_a_batch_and_needs_no_records(make, corpus):
-  (batch,) = _take(make(), 1)
+  (batch,) = take(make(), 1)
   unprepared = PreparedDataset(
     task=make_task(corpus),
     data_dir="nowhere",
@@ -128,50 +121,48 @@ def test_every_epoch_has_every_row_once_in_an_order_of_its_own(make, data_dir):
 
 def test_masks_are_fresh_in_every_epoch(make):
   dataset = make(shuffle=False, batch_size=1)
-  first, again = _take(dataset, 1) + _take(dataset, 1, dataset.num_examples)
+  first, again = take(dataset, 1) + take(dataset, 1, dataset.num_examples)
   assert _originals(first) == _originals(again)
   assert (first["tokens"] != again["tokens"]).any()
 
 
 @pytest.mark.parametrize("start", [1, 7, 40])
 def test_starting_at_a_batch_is_skipping_those_before(make, start):
-  whole = _take(make(), start + 3)
-  _assert_equal(_take(make(), 3, start), whole[start:])
+  whole = take(make(), start + 3)
+  assert_batches_equal(take(make(), 3, start), whole[start:])
 
 
 def test_starting_far_away_is_immediate(make):
-  _assert_equal(_take(make(), 1, 10**9), _take(make(), 1, 10**9))
+  assert_batches_equal(take(make(), 1, 10**9), take(make(), 1, 10**9))
 
 
 def test_seed_decides_order_and_masks(make):
-  _assert_equal(_take(make(), 3), _take(make(), 3))
-  (first,), (other,) = _take(make(), 1), _take(make(seed=4), 1)
+  assert_batches_equal(take(make(), 3), take(make(), 3))
+  (first,), (other,) = take(make(), 1), take(make(seed=4), 1)
   assert _originals(first) != _originals(other)
-  first, other = (
-    _take(make(seed=seed, shuffle=False), 1)[0] for seed in (3, 4)
-  )
+  first, other = (take(make(seed=seed, shuffle=False), 1)[0] for seed in (3, 4))
   assert _originals(first) == _originals(other)
   assert (first["tokens"] != other["tokens"]).any()
 
 
 def test_hosts_read_the_parts_of_the_batch_of_one(make, monkeypatch):
-  whole = _take(make(), 40)  # More than an epoch.
+  whole = take(make(), 40)  # More than an epoch.
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   parts = []
   for host in range(2):
     monkeypatch.setattr(jax, "process_index", lambda host=host: host)
-    parts.append(_take(make(), 40))
+    parts.append(take(make(), 40))
   assert parts[0][0]["tokens"].shape == (8, 32)
   joined = [
     {key: np.concatenate([left[key], right[key]]) for key in left}
     for left, right in zip(*parts)
   ]
-  _assert_equal(joined, whole)
+  assert_batches_equal(joined, whole)
 
 
 def test_evaluation_sees_the_same_batches_every_time(make):
   dataset = make(split="validation", shuffle=False)
-  _assert_equal(_take(dataset, 3), _take(dataset, 3))
+  assert_batches_equal(take(dataset, 3), take(dataset, 3))
 
 
 def test_counts_are_of_the_train_split(make, data_dir):
@@ -219,9 +210,9 @@ def test_records_suffice_when_the_given_vocabulary_is_gone(
     "data_dir": str(tmp_path),
   }
   prepare(**arguments)
-  with_file = _take(make(**arguments), 2)
+  with_file = take(make(**arguments), 2)
   given.unlink()
-  _assert_equal(_take(make(**arguments), 2), with_file)
+  assert_batches_equal(take(make(**arguments), 2), with_file)
 
 
 def test_replaced_vocabulary_is_refused(make, corpus, tmp_path):

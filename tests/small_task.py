@@ -3,6 +3,8 @@
 import itertools
 from pathlib import Path
 
+import numpy as np
+
 from tasks.bert import MaskedLM
 from tasks.sources import KingJamesBible, TextFolder
 from tasks.task import TextTask
@@ -33,3 +35,18 @@ def make_task(corpus: Path, **changes) -> TextTask:
     "vocabulary_size": VOCABULARY_SIZE,
   }
   return TextTask(**{**fields, **changes})
+
+
+def take(dataset, count: int, start: int = 0) -> list:
+  """So many batches of a dataset, from number `start` on."""
+  return list(itertools.islice(dataset.batches(start), count))
+
+
+def assert_batches_equal(batches, expected) -> None:
+  """Fails unless keys, types and values are the same, bit for bit."""
+  assert len(batches) == len(expected)
+  for batch, other in zip(batches, expected):
+    assert batch.keys() == other.keys()
+    for key, value in batch.items():
+      assert value.dtype == other[key].dtype
+      np.testing.assert_array_equal(value, other[key])

@@ -10,7 +10,13 @@ from tasks.packing import BLOCK_DOCUMENTS
 from tasks.prepare import prepare
 from tasks.tfds_source import TfdsCorpus, merge_order
 from tasks.vocabularies import open_vocabulary
-from tests.small_task import LENGTHS, make_task, write_corpus
+from tests.small_task import (
+  LENGTHS,
+  assert_batches_equal,
+  make_task,
+  take,
+  write_corpus,
+)
 
 seqio = pytest.importorskip("seqio")
 tf = pytest.importorskip("tensorflow")
@@ -57,20 +63,6 @@ def _dataset(kind, task, data_dir, **changes):
   return dataset
 
 
-def _take(dataset, count, start=0):
-  batches = dataset.batches(start)
-  return [next(batches) for _ in range(count)]
-
-
-def _assert_equal(batches, expected):
-  assert len(batches) == len(expected)
-  for batch, other in zip(batches, expected):
-    assert batch.keys() == other.keys()
-    for key, value in batch.items():
-      assert value.dtype == other[key].dtype
-      np.testing.assert_array_equal(value, other[key])
-
-
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_seqio_task_gives_the_rows_of_the_task(task, data_dir, split):
   vocabulary = task.prepared_vocabulary(data_dir / task.name)
@@ -92,22 +84,24 @@ def test_streamed_and_prepared_batches_are_the_same(task, data_dir):
   prepared = _dataset(PreparedDataset, task, data_dir)
   count = prepared.num_examples // BATCH_SIZE + 5  # Into the second epoch.
   streamed = _dataset(StreamingDataset, task, data_dir)
-  _assert_equal(_take(streamed, count), _take(prepared, count))
+  assert_batches_equal(take(streamed, count), take(prepared, count))
 
 
 def test_both_start_at_any_batch(task, data_dir):
   prepared = _dataset(PreparedDataset, task, data_dir, split="validation")
   streamed = _dataset(StreamingDataset, task, data_dir, split="validation")
   for start in (1, 2 * prepared.num_examples // BATCH_SIZE):
-    _assert_equal(_take(streamed, 2, start), _take(prepared, 2, start))
+    assert_batches_equal(take(streamed, 2, start), take(prepared, 2, start))
 
 
 def test_hosts_stream_their_parts(task, data_dir, monkeypatch):
-  (whole,) = _take(_dataset(StreamingDataset, task, data_dir), 1, 2)
+  (whole,) = take(_dataset(StreamingDataset, task, data_dir), 1, 2)
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   monkeypatch.setattr(jax, "process_index", lambda: 1)
-  (part,) = _take(_dataset(StreamingDataset, task, data_dir), 1, 2)
-  _assert_equal([part], [{key: value[8:] for key, value in whole.items()}])
+  (part,) = take(_dataset(StreamingDataset, task, data_dir), 1, 2)
+  assert_batches_equal(
+    [part], [{key: value[8:] for key, value in whole.items()}]
+  )
 
 
 def test_stream_smaller_than_a_batch_is_refused(task, data_dir):
@@ -126,10 +120,17 @@ def test_tensorflow_sees_no_gpu(task, data_dir):
   assert not tf.config.get_visible_devices("GPU")
 
 
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TEXTS = [
   "The cat's sät, \tthe CAT!", "STRASSE Straße ὈΔΥΣΣΕΎΣ", "数学 is [MASK] fun",
   "x" * 120, "", "\u200bzero\x00width and ﬁne",
 ]  # fmt: skip
+
+
+def _write_word_pieces(folder, pieces):
+  path = folder / "vocab.txt"
+  path.write_text("\n".join([*SPECIAL, *pieces]), encoding="utf-8")
+  return path
 
 
 @pytest.mark.parametrize("lower_case", [True, False])
@@ -137,9 +138,7 @@ def test_word_pieces_are_the_same_inside_seqio(tmp_path, lower_case):
   pytest.importorskip("tokenizers")
   letters = "abcdefghijklmnopqrstuvwxyzßσςδυεόύä"
   pieces = [*letters, *(f"##{letter}" for letter in letters), "the", "##at"]
-  special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-  path = tmp_path / "vocab.txt"
-  path.write_text("\n".join(special + pieces), encoding="utf-8")
+  path = _write_word_pieces(tmp_path, pieces)
   vocabulary = open_vocabulary(path, lower_case)
   in_seqio = vocabulary.to_seqio()
   assert isinstance(in_seqio, seqio.BertWordPieceVocabulary)
@@ -155,17 +154,15 @@ def test_word_piece_task_streams_as_prepared(corpus, tmp_path):
   pytest.importorskip("tokenizers")
   letters = "abcdefghijklmnopqrstuvwxyz0123456789.,;:?!()-’'"
   pieces = [*letters, *(f"##{letter}" for letter in letters), "the", "##nd"]
-  special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-  path = tmp_path / "vocab.txt"
-  path.write_text("\n".join(special + pieces), encoding="utf-8")
-  size = len(special + pieces)
+  path = _write_word_pieces(tmp_path, pieces)
+  size = len(SPECIAL) + len(pieces)
   task = make_task(corpus, vocabulary_path=str(path), vocabulary_size=size)
   prepare(task=task, feature_lengths=LENGTHS, data_dir=str(tmp_path))
   prepared, streamed = (
-    _take(_dataset(kind, task, tmp_path, split="validation"), 3)
+    take(_dataset(kind, task, tmp_path, split="validation"), 3)
     for kind in (PreparedDataset, StreamingDataset)
   )
-  _assert_equal(streamed, prepared)
+  assert_batches_equal(streamed, prepared)
 
 
 class _Numbered(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -247,10 +244,10 @@ def test_tfds_task_streams_as_prepared(tfds_dir, data_dir, task, tmp_path):
   )
   prepare(task=tfds_task, feature_lengths=LENGTHS, data_dir=str(tmp_path))
   prepared, streamed = (
-    _take(_dataset(kind, tfds_task, tmp_path), 8)
+    take(_dataset(kind, tfds_task, tmp_path), 8)
     for kind in (PreparedDataset, StreamingDataset)
   )
-  _assert_equal(streamed, prepared)
+  assert_batches_equal(streamed, prepared)
 
 
 @pytest.mark.parametrize("name", ["no_such_set", "wikipedia/20230601.en"])

@@ -128,6 +128,7 @@ class Bert(nn.Module):
   config: BertConfig
 
   def setup(self):
+    """Parts by the names that their parameters have in a checkpoint."""
     config = self.config
     init = config.kernel_init()
     embedding = functools.partial(
@@ -242,6 +243,7 @@ class BertMaskedLM:
     dropout_key: jax.Array | None,
     draw: LayerDraw | LayerPath,
   ) -> tuple[Float[Array, ""], Metrics]:
+    """Cross entropy of the masked tokens, summed, in nats; see `Model`."""
     if self.config.dropout_rate == 0:
       dropout_key = None
     logits: Any = self.module.apply(
@@ -257,11 +259,13 @@ class BertMaskedLM:
     batch: Mapping[str, Array],
     draw: LayerDraw | LayerPath,
   ) -> Float[Array, "B"]:
+    """Log-likelihood of the masked tokens of each row, in nats."""
     logits: Any = self.module.apply({"params": params}, batch, draw)
     scores = losses.token_log_likelihood(logits, batch["targets"])
     return (scores * batch["target_weights"]).sum(-1)
 
   def step_flops(self, batch: Mapping[str, Any]) -> flops.StepFlops:
+    """FLOPs by kept layers; the head counts predicted positions alone."""
     config = self.config
     size, length = batch["tokens"].shape
     width = config.embed_dim

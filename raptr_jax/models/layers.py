@@ -12,7 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 Initializer = Callable[..., Any]
 DTypeLike = str | jnp.dtype
@@ -190,13 +190,8 @@ def segment_bias(
 ) -> Float[Array, "B 1 T T"]:
   """0 between tokens of one packed segment, very negative elsewhere.
 
-  Padding has segment 0 and attends to padding alone, which keeps its softmax
-  finite; nothing reads its output.
+  The value is finite, so that no softmax gives NaN. Padding has segment 0 and
+  attends to padding alone; nothing reads its output.
   """
   same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
-  return mask_to_bias(same)
-
-
-def mask_to_bias(allowed: Bool[Array, "..."]) -> Float[Array, "..."]:
-  """Additive attention bias of a mask, finite so that no row gives NaN."""
-  return jnp.where(allowed, 0.0, -1e9).astype(jnp.float32)
+  return jnp.where(same, 0.0, -1e9).astype(jnp.float32)

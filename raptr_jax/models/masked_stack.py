@@ -77,6 +77,7 @@ class MaskedStack(nn.Module):
     block = self.make_block(parent=None)
 
     def init(key: jax.Array):
+      """Parameters of all layers [L, ...], each layer drawn by its own key."""
       keys = jax.random.split(key, self.num_layers)
       scale = jnp.ones(())
 
@@ -89,6 +90,7 @@ class MaskedStack(nn.Module):
     layers = self.param("layers", init)
 
     def run_block(params, x, index, scale):
+      """Layer `index` on x [B, T, D], with parameters that are its own."""
       rngs = None
       if dropout_key is not None:
         rngs = {"dropout": jax.random.fold_in(dropout_key, index)}
