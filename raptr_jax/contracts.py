@@ -52,16 +52,31 @@ class LayerPath:
   scale: Float[Array | np.ndarray, "k"]
 
 
+def in_layer_stack(path: tuple[Any, ...]) -> bool:
+  """Whether the leaf at this path of a tree has a row for each layer.
+
+  Parameters of a stack are under `layers`, and so is their optimizer state.
+  """
+  return "layers" in key_names(path)
+
+
+def key_names(path: tuple[Any, ...]) -> set[str]:
+  """Names on the path of a tree's leaf."""
+  return {str(getattr(key, "key", getattr(key, "name", key))) for key in path}
+
+
 class Policy(Protocol):
   """A layer-dropping method, as a pure function of the step.
 
   Attributes:
     num_layers: L.
     boundaries: steps at which a new stage begins, ascending, without 0.
+    solved: numbers that were solved for to meet a FLOP factor, by name.
   """
 
   num_layers: int
   boundaries: tuple[int, ...]
+  solved: Mapping[str, float]
 
   def __call__(self, key: jax.Array, step: Int[Array, ""]) -> LayerDraw:
     """Draws the layers of `step`; the same key and step give the same draw."""

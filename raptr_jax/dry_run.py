@@ -24,6 +24,7 @@ def print_plan(experiment: Experiment) -> None:
     "FLOP factor over dense, blocks": f"{plan.flop_factor_nominal:.3f} nominal,"
     f" {plan.flop_factor_spent:.3f} with this seed's draws",
     "FLOP factor, embeddings and head too": f"{plan.flop_factor_whole_step:.3f}",
+    "solved for the FLOP factor": _solved(experiment),
     "tokens": f"{plan.total_steps * plan.batch_tokens:,}"
     f" ({plan.batch_tokens:,} a step)",
     "epochs": _epochs(experiment),
@@ -34,6 +35,12 @@ def print_plan(experiment: Experiment) -> None:
   console.print("compiling the step ...")
   for name, figure in _memory(experiment, plan, abstract).items():
     console.print(f"{name:<44}{figure}")
+
+
+def _solved(experiment: Experiment) -> str:
+  """The method's free number, if a FLOP factor has decided it."""
+  solved = experiment.policy.solved.items()
+  return ", ".join(f"{name} = {value:.4g}" for name, value in solved) or "-"
 
 
 def _epochs(experiment: Experiment) -> str:
@@ -55,7 +62,7 @@ def _stage_table(plan: plans.Plan) -> Table:
       str(stage),
       f"{start:,}",
       f"{steps:,}",
-      _probability(plan.inclusion[start]),
+      _probability(plan.inclusion[start : start + steps]),
       f"{length:.2f}",
       f"{plan.step_flops.step(length):.4g}",
     )
@@ -63,8 +70,9 @@ def _stage_table(plan: plans.Plan) -> Table:
 
 
 def _probability(inclusion: np.ndarray) -> str:
-  """Inclusion probability of the layers that are not certain to run."""
-  free = np.unique(np.round(inclusion[inclusion < 1], 4))
+  """Inclusion probability of the layers that may or may not run."""
+  chance = (inclusion > 0) & (inclusion < 1)
+  free = np.unique(np.round(inclusion[chance], 4))
   if free.size == 0:
     return "1"
   return " - ".join(f"{p:.4g}" for p in np.unique(free[[0, -1]]))

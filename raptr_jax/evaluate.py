@@ -51,10 +51,18 @@ class Evaluator:
     """Whether the full model is evaluated after `step` steps."""
     return step in self._joints or (step > 0 and step % self._period == 0)
 
-  def full(self, params: Params) -> dict[str, float]:
-    """Mean loss, in nats, and accuracy of the full model."""
+  def full(
+    self, params: Params, num_layers: int | None = None
+  ) -> dict[str, float]:
+    """Mean loss, in nats, and accuracy of the full model.
+
+    Args:
+      params: of all layers.
+      num_layers: of a model that is still growing: its lowest layers.
+    """
+    depth = self._num_layers if num_layers is None else num_layers
     ones = np.ones(self._num_layers, np.float32)
-    path = to_path(ones.astype(bool), ones)
+    path = to_path(np.arange(self._num_layers) < depth, ones)
     return self._mean(params, [path] * len(self._batches))
 
   def by_path_length(

@@ -7,6 +7,7 @@ import jax
 from raptr_jax.checkpoint import Checkpointer
 from raptr_jax.contracts import Dataset, Model, Policy
 from raptr_jax.execution import EXECUTIONS
+from raptr_jax.growth import GrowthPlan
 from raptr_jax.optim import Optimizer
 from raptr_jax.partitioning import Partitioner
 
@@ -18,6 +19,7 @@ class Experiment:
   Attributes:
     model: what is trained.
     policy: which of its layers run in a step.
+    growth: how a model that is stacked grows; None for one that is not.
     train_dataset: batches to learn from.
     eval_dataset: held-out batches.
     optimizer: updates the parameters.
@@ -48,6 +50,7 @@ class Experiment:
   execution: str = "gather"
   report_period: int = 10
   num_microbatches: int = 1
+  growth: GrowthPlan | None = None
 
   def __post_init__(self):
     if self.execution not in EXECUTIONS:
@@ -58,6 +61,14 @@ class Experiment:
       raise ValueError(
         f"The model has {self.model.num_layers} layers, the method is for"
         f" {self.policy.num_layers}: set NUM_LAYERS for both."
+      )
+    if self.growth and (
+      self.growth.schedule.boundaries != self.policy.boundaries
+    ):
+      raise ValueError(
+        f"The model grows at steps {self.growth.schedule.boundaries}, but the"
+        f" stages of the method begin at {self.policy.boundaries}: use one"
+        " SCHEDULE for POLICY and GROWTH."
       )
     for name in (
       "total_steps",

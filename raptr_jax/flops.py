@@ -19,6 +19,8 @@ import dataclasses
 
 import jax
 
+from raptr_jax.contracts import Dataset, Model
+
 # Peak dense bfloat16 FLOP/s of a device, by the vendors' data sheets.
 PEAK_FLOPS = {
   "TPU v4": 275e12,
@@ -60,6 +62,29 @@ def block_flops(*, batch: int, length: int, width: int, mlp_dim: int) -> float:
   projections = product(tokens, width, 4 * width)
   attention = 2 * batch * product(length, width, length)
   return projections + attention + product(tokens, width, 2 * mlp_dim)
+
+
+def equal_flop_steps(
+  *,
+  model: Model,
+  dataset: Dataset,
+  full_steps: int,
+  flop_factor: float,
+) -> int:
+  """Steps of dense training that cost as much as a method's `full_steps`.
+
+  The method saves FLOPs in the layers alone, so embeddings and head are counted
+  here: dense training gets a few steps more than full_steps / flop_factor.
+
+  Args:
+    model: trained densely.
+    dataset: whose batches it sees.
+    full_steps: steps of the method.
+    flop_factor: of the method, by its layers: it runs L / flop_factor of L.
+  """
+  step = model.step_flops(dataset.batch_spec()).step
+  layers = model.num_layers
+  return round(full_steps * step(layers / flop_factor) / step(layers))
 
 
 def utilisation(flops_per_second: float) -> float | None:

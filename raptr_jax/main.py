@@ -27,6 +27,8 @@ from __gin__ import dynamic_registration
 from raptr_jax import checkpoint
 from raptr_jax import data
 from raptr_jax import experiment
+from raptr_jax import flops
+from raptr_jax import growth
 from raptr_jax import optim
 from raptr_jax import partitioning
 from raptr_jax import policies
@@ -94,7 +96,7 @@ def configure(argv: Sequence[str], description: str) -> argparse.Namespace:
       f" in --gin.{name}={value}: a string needs quotes of its own, as in"
       " --gin.MODEL_DIR=\"'runs/x'\"",
     )
-  missing = [n for n, value in _macros().items() if value == "%gin.REQUIRED"]
+  missing = _missing_macros()
   if missing:
     example = " ".join(f"--gin.{name}=..." for name in missing)
     raise ConfigurationError(
@@ -125,6 +127,14 @@ def _macros() -> dict[str, str]:
   """All macros of the parsed files, by name, as gin prints their values."""
   pattern = r"^(\w+) = (.*)$"
   return dict(re.findall(pattern, gin.config_str(), flags=re.MULTILINE))
+
+
+def _missing_macros() -> list[str]:
+  """Macros that are required, or used, and that nothing sets."""
+  macros = _macros()
+  required = [n for n, value in macros.items() if value == "%gin.REQUIRED"]
+  used = dict.fromkeys(re.findall(r"%([A-Z]\w+)", gin.config_str()))
+  return [*required, *(name for name in used if name not in macros)]
 
 
 def _check_macro(name: str) -> None:

@@ -28,12 +28,15 @@ class IntervalMeter:
     self._pending.append(metrics | {"path_length": path_length, "steps": 1})
 
   def sums(self) -> dict[str, float]:
-    """All sums of the interval so far; waits for its steps."""
+    """All sums of the interval so far; waits for its steps.
+
+    A copy: a checkpoint writes it in the background, while steps go on.
+    """
     for metrics in jax.device_get(self._pending):
       for name, value in metrics.items():
         self._sums[name] = self._sums.get(name, 0.0) + float(value)
     self._pending.clear()
-    return self._sums
+    return dict(self._sums)
 
   def close(self) -> dict[str, float]:
     """Means of the interval, which ends here; waits for its steps."""

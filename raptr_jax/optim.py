@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool
 
-from raptr_jax.contracts import Params
+from raptr_jax.contracts import Params, in_layer_stack, key_names
+from raptr_jax.growth import GrowthPlan
 from raptr_jax.schedule import StageSchedule
 
 # Parameters of these names are decayed; biases and norms are not.
@@ -71,13 +72,9 @@ def adamw(
   return Optimizer(optimizer.init, optimizer.update, learning_rate)
 
 
-def _names(path: tuple) -> set[str]:
-  return {str(getattr(key, "key", getattr(key, "name", key))) for key in path}
-
-
 def _decayed(params: Params) -> Params:
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: bool(_names(path) & set(DECAYED)), params
+    lambda path, _: bool(key_names(path) & set(DECAYED)), params
   )
 
 
@@ -90,7 +87,7 @@ def _freeze_skipped(
     """The inner update, with rows of skipped layers as they were."""
 
     def keep_rows(path, new, old):
-      if "layers" not in _names(path):
+      if not in_layer_stack(path):
         return new
       kept = kept_layers.reshape(-1, *[1] * (new.ndim - 1))
       return jnp.where(kept, new, old)
@@ -145,6 +142,69 @@ def constant_then_decay(
       optax.linear_schedule(peak, 0.0, decay_steps),
     ],
     [last_stage],
+  )
+
+
+def rewarmed(
+  *,
+  learning_rate: optax.Schedule,
+  growth: GrowthPlan | None,
+  warmup_steps: int,
+) -> optax.Schedule:
+  """Another linear warm-up of the same schedule after each growth.
+
+  As gradual stacking has it at the start of each stage (Reddi et al., 2023).
+
+  Args:
+    learning_rate: step -> learning rate.
+    growth: None leaves the schedule as it is.
+    warmup_steps: of each further warm-up; 0 for none.
+
+  Raises:
+    ValueError: if a stage ends before its warm-up does.
+  """
+  if growth is None or not warmup_steps:
+    return learning_rate
+  stages = growth.schedule.stages
+  shortest = min(stage.num_steps for stage in stages[1:])
+  if not 0 <= warmup_steps < shortest:
+    raise ValueError(
+      f"rewarmed.warmup_steps = {warmup_steps} (REWARMUP_STEPS), expected 0 to"
+      f" {shortest - 1}: a stage has {shortest} steps."
+    )
+  boundaries = jnp.asarray(growth.schedule.boundaries, jnp.int32)
+
+  def rate(step):
+    since = jnp.where(step >= boundaries, step - boundaries, warmup_steps)
+    factor = jnp.minimum(1, (since + 1) / (warmup_steps + 1)).min()
+    return learning_rate(step) * factor
+
+  return rate
+
+
+def warmup_stable_decay(
+  *, peak: float, warmup_steps: int, total_steps: int, decay_share: float = 0.2
+) -> optax.Schedule:
+  """Linear warm-up, constant, and linear decay to 0 in the last steps (WSD).
+
+  Args:
+    peak: the constant rate.
+    warmup_steps: steps until it is reached.
+    total_steps: the rate is 0 there.
+    decay_share: part of `total_steps` that decays.
+
+  Raises:
+    ValueError: if the warm-up ends in the decay.
+  """
+  decay_steps = round(decay_share * total_steps)
+  decay_begins = total_steps - decay_steps
+  _check_warmup("warmup_stable_decay", warmup_steps, decay_begins)
+  return optax.join_schedules(
+    [
+      constant(peak=peak, warmup_steps=warmup_steps),
+      optax.linear_schedule(peak, 0.0, decay_steps),
+    ],
+    [decay_begins],
   )
 
 

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 
 from raptr_jax import execution, flops
 from raptr_jax.experiment import Experiment
+from raptr_jax.growth import grow
 from raptr_jax.state import TrainState, init_state
 from raptr_jax.train_step import train_step
 
@@ -112,7 +113,7 @@ class Plan:
     """
     stages = {round(length) for _, _, length in self.stage_table()}
     quarters = {round(self.num_layers * part / 4) for part in (2, 3, 4)}
-    return sorted(stages | quarters)
+    return sorted((stages | quarters) - {0})
 
 
 def make_plan(experiment: Experiment) -> Plan:
@@ -186,6 +187,20 @@ def jitted_step(experiment: Experiment, abstract: TrainState) -> Any:
     donate_argnums=0,
     out_shardings=(sharding, experiment.partitioner.replicated),
   )
+
+
+def jitted_grow(abstract: TrainState) -> Any:
+  """(state, source, reset) -> the state with its layers' rows rearranged.
+
+  The arguments are those of `growth.grow`; the state is donated.
+  """
+
+  def grown(state, source, reset):
+    params, opt_state = grow(state.params, state.opt_state, source, reset)
+    return TrainState(state.step, params, opt_state)
+
+  sharding = jax.tree.map(lambda x: x.sharding, abstract)
+  return jax.jit(grown, donate_argnums=0, out_shardings=sharding)
 
 
 def parameter_count(abstract: TrainState) -> int:

@@ -7,7 +7,8 @@ so they can be made again from a run's folder alone. Fields of the summary:
   unigram_loss: of always predicting the token frequencies; may be null
   flop_factor_nominal, flop_factor_spent: FLOPs of running all layers in every
     step, over those of the run as planned and as really spent
-  train_seconds, steps, parameters, num_layers, device, jax_version
+  train_seconds, steps, parameters, num_layers, date, hardware
+  versions: of Python and of the packages that matter
   boundaries: steps at which a new stage begins, ascending, without 0
   stage_path_lengths: mean expected path length of each stage
 
@@ -156,7 +157,7 @@ def _read_run(model_dir: str | os.PathLike[str]) -> _Run:
   for row in train + evals:
     row["loss"] = np.nan if row["loss"] is None else row["loss"]
   full = {row["step"]: row["loss"] for row in evals if row["layers"] == "full"}
-  paths = [row for row in evals if row["layers"] != "full"]
+  paths = [row for row in evals if not isinstance(row["layers"], str)]
   last = max((row["step"] for row in paths), default=0)
   by_length = {r["layers"]: r["loss"] for r in paths if r["step"] == last}
   if full:
@@ -327,6 +328,10 @@ def _duration(seconds: float) -> str:
   return f"{hours} h {minutes} min {seconds} s"
 
 
+def _versions(versions: dict[str, str]) -> str:
+  return ", ".join(f"{name} {number}" for name, number in versions.items())
+
+
 _HEADLINE: dict[str, tuple[str, Callable[[Any], str]]] = {
   "final_eval_loss": ("final evaluation loss, full model", _loss),
   "unigram_loss": ("loss of the unigram model", _loss),
@@ -336,6 +341,7 @@ _HEADLINE: dict[str, tuple[str, Callable[[Any], str]]] = {
   "steps": ("steps", "{:,}".format),
   "parameters": ("parameters", "{:,}".format),
   "num_layers": ("layers", str),
-  "device": ("device", str),
-  "jax_version": ("JAX", str),
+  "hardware": ("hardware", str),
+  "versions": ("versions", _versions),
+  "date": ("date", str),
 }

@@ -183,18 +183,20 @@ class RunReport(contextlib.AbstractContextManager):
 
     Args:
       step: steps done.
-      layers: length of the evaluated path, or "full" for the whole network.
+      layers: length of the evaluated path; "full" for the whole model as it
+        was in the step before; "grown" for a stacked model right after it grew.
       row: at least `loss` and `accuracy`.
     """
-    suffix = "_full" if layers == "full" else f"_path_{layers}"
+    named = isinstance(layers, str)
+    suffix = f"_{layers}" if named else f"_path_{layers}"
     head = {"split": "eval", "step": step, "layers": layers}
     self._write("eval", suffix, {**head, **row})
     self._evaluated.add((step, layers))
-    if layers == "full":
+    if named:
       self._eval_loss = row["loss"]
       self._display.evaluation(
         step,
-        f"full model    loss {_shown(row['loss'], '.4f'):>7}  "
+        f"{layers + ' model':<14}loss {_shown(row['loss'], '.4f'):>7}  "
         f"accuracy {_shown(row['accuracy'], '.4f')}",
       )
 

@@ -7,10 +7,11 @@ for a 12-layer model.
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
+import scipy.optimize
 from jaxtyping import Array, Float, Int
 
 
@@ -36,10 +37,14 @@ class StageSchedule:
   Attributes:
     num_layers: L, the length of the full path.
     stages: in order of time.
+    solved: the number that was solved for to meet a FLOP factor, by name.
   """
 
   num_layers: int
   stages: tuple[Stage, ...]
+  solved: Mapping[str, float] = dataclasses.field(
+    default_factory=dict, hash=False
+  )
 
   @property
   def total_steps(self) -> int:
@@ -70,13 +75,14 @@ def stage_schedule(
   stage_steps: str | Sequence[int] = "equal",
   full_model_steps: int = 0,
   ends_with_full_model: bool = True,
+  flop_factor: float | None = None,
 ) -> StageSchedule:
   """Builds a schedule from its path lengths.
 
-  Equal stages are the paper's (arXiv 2402.05913); proportional ones, where
-  stage s of k lasts s/(1 + ... + k) of the time, are those of gradual stacking
-  with its exponent 1. With equal stages 6-8-10-12 costs 1/1.333 of the dense
-  FLOPs of a 12-layer model's blocks, with proportional ones 1/1.2.
+  Stage s of k lasts s^a / (1^a + ... + k^a) of the time, as in MidAS (Saunshi
+  et al., 2024). Equal stages (a = 0) are the RaPTr paper's (arXiv 2402.05913);
+  proportional ones have a = 1. With equal stages 6-8-10-12 costs 1/1.333 of
+  the dense FLOPs of a 12-layer model's blocks, with proportional ones 1/1.2.
 
   Args:
     path_lengths: expected path length of each stage, each in [1, L].
@@ -87,10 +93,13 @@ def stage_schedule(
     full_model_steps: steps of the full model before the first stage.
     ends_with_full_model: whether the last path length has to be L. RaPTr's
       loss is that of the full model only if its last stage trains it.
+    flop_factor: if set, decides the exponent a instead of `stage_steps`: the
+      mean path length becomes L / flop_factor.
 
   Raises:
     ValueError: if a length is out of range, a stage would be empty, explicit
-      stages do not add up, or the schedule does not end at the full model.
+      stages do not add up, the schedule does not end at the full model, or no
+      exponent meets the FLOP factor.
   """
   path_lengths = tuple(path_lengths)
   if not path_lengths:
@@ -112,13 +121,99 @@ def stage_schedule(
       f"stage_schedule.full_model_steps = {full_model_steps}, expected 0 to"
       f" total_steps - 1 = {total_steps - 1}."
     )
-  lengths = _stage_steps(
-    stage_steps, len(path_lengths), total_steps - full_model_steps
-  )
-  stages = [Stage(float(p), n) for p, n in zip(path_lengths, lengths)]
+  staged_steps = total_steps - full_model_steps
+  solved = {}
+  if flop_factor is not None:
+    layer_steps = num_layers * (total_steps / flop_factor - full_model_steps)
+    exponent = _stage_exponent(
+      path_lengths, layer_steps / staged_steps, flop_factor
+    )
+    solved["stage exponent"] = exponent
+    steps = _power_stages(exponent, len(path_lengths), staged_steps)
+  else:
+    steps = _stage_steps(stage_steps, len(path_lengths), staged_steps)
+  if min(steps) < 1:
+    raise ValueError(
+      f"Stages of {steps} steps: each must last at least one. Set a larger"
+      " TRAIN_STEPS or fewer stage_schedule.path_lengths."
+    )
+  stages = [Stage(float(p), n) for p, n in zip(path_lengths, steps)]
   if full_model_steps:
     stages.insert(0, Stage(float(num_layers), full_model_steps))
-  return StageSchedule(num_layers, tuple(stages))
+  return StageSchedule(num_layers, tuple(stages), solved)
+
+
+def expansion_schedule(
+  *,
+  total_steps: int,
+  num_layers: int,
+  initial_layers: int = 1,
+  expansion_share: float = 0.8,
+  flop_factor: float | None = None,
+) -> StageSchedule:
+  """A shallow model, expanded once to all its layers (arXiv 2511.04981).
+
+  Args:
+    total_steps: steps of the whole run.
+    num_layers: L.
+    initial_layers: layers before the expansion, 0 or 1 in the source.
+    expansion_share: part of the steps before it; the source's is about 0.8.
+    flop_factor: if set, decides the step of the expansion instead: the mean
+      path length becomes L / flop_factor.
+
+  Raises:
+    ValueError: if there is no step before the expansion, or none after it.
+  """
+  expansion_step = round(expansion_share * total_steps)
+  solved = {}
+  if flop_factor is not None:
+    saved = (1 - 1 / flop_factor) * num_layers / (num_layers - initial_layers)
+    expansion_step = round(saved * total_steps)
+    solved["expansion step"] = float(expansion_step)
+  if not 0 < expansion_step < total_steps:
+    raise ValueError(
+      f"The expansion from {initial_layers} layers would be at step"
+      f" {expansion_step} of {total_steps}: set another FLOP_FACTOR or"
+      " expansion_schedule.expansion_share."
+    )
+  stages = (
+    Stage(float(initial_layers), expansion_step),
+    Stage(float(num_layers), total_steps - expansion_step),
+  )
+  return StageSchedule(num_layers, stages, solved)
+
+
+def _stage_exponent(
+  path_lengths: Sequence[float], mean_length: float, flop_factor: float
+) -> float:
+  """The a with which stages of s^a have this mean path length."""
+  numbers = np.arange(1, len(path_lengths) + 1, dtype=np.float64)
+
+  def mean(exponent: float) -> float:
+    return float(np.average(path_lengths, weights=numbers**exponent))
+
+  limit = 50.0  # There the longest stage is all that is left.
+  low, high = sorted((mean(-limit), mean(limit)))
+  if not low < mean_length < high:
+    raise ValueError(
+      f"FLOP_FACTOR = {flop_factor:g} needs a mean path length of"
+      f" {mean_length:.4g} in the stages"
+      f" {'-'.join(f'{length:g}' for length in path_lengths)}, whose means are"
+      f" between {low:.4g} and {high:.4g}: set other path lengths."
+    )
+  exponent = scipy.optimize.brentq(
+    lambda a: mean(a) - mean_length, -limit, limit
+  )
+  return round(exponent, 9) + 0.0  # Equal stages have 0, not nearly 0.
+
+
+def _power_stages(
+  exponent: float, num_stages: int, total_steps: int
+) -> list[int]:
+  """Steps of stages that last s^exponent; they add up to `total_steps`."""
+  weights = np.arange(1, num_stages + 1, dtype=np.float64) ** exponent
+  ends = np.rint(np.cumsum(weights) / weights.sum() * total_steps)
+  return [int(n) for n in np.diff(ends, prepend=0)]
 
 
 def _stage_steps(
@@ -126,28 +221,18 @@ def _stage_steps(
 ) -> list[int]:
   """Steps of each stage; they add up to `total_steps`."""
   if isinstance(stage_steps, str):
-    weights = {
-      "equal": np.ones(num_stages),
-      "proportional": np.arange(1, num_stages + 1),
-    }.get(stage_steps)
-    if weights is None:
+    exponent = {"equal": 0.0, "proportional": 1.0}.get(stage_steps)
+    if exponent is None:
       raise ValueError(
         f"stage_schedule.stage_steps = {stage_steps!r}, expected 'equal',"
         " 'proportional' or the number of steps of each stage."
       )
-    ends = np.rint(np.cumsum(weights) / weights.sum() * total_steps)
-    steps = [int(n) for n in np.diff(ends, prepend=0)]
-  else:
-    steps = [int(n) for n in stage_steps]
-    if len(steps) != num_stages or sum(steps) != total_steps:
-      raise ValueError(
-        f"stage_schedule.stage_steps = {steps} has {len(steps)} stages of"
-        f" {sum(steps)} steps, expected {num_stages} stages that add up to"
-        f" {total_steps} steps (total_steps less full_model_steps)."
-      )
-  if min(steps) < 1:
+    return _power_stages(exponent, num_stages, total_steps)
+  steps = [int(n) for n in stage_steps]
+  if len(steps) != num_stages or sum(steps) != total_steps:
     raise ValueError(
-      f"Stages of {steps} steps: each must last at least one. Set a larger"
-      " TRAIN_STEPS or fewer stage_schedule.path_lengths."
+      f"stage_schedule.stage_steps = {steps} has {len(steps)} stages of"
+      f" {sum(steps)} steps, expected {num_stages} stages that add up to"
+      f" {total_steps} steps (total_steps less full_model_steps)."
     )
   return steps

@@ -18,8 +18,10 @@ from raptr_jax import plan as plans
 from raptr_jax.checkpoint import CheckpointFolder
 from raptr_jax.evaluate import Evaluator
 from raptr_jax.experiment import Experiment
+from raptr_jax.growth import is_copy
 from raptr_jax.metrics import IntervalMeter, Stopwatch
 from raptr_jax.plots import SUMMARY_FILE
+from raptr_jax.provenance import provenance
 from raptr_jax.report import RunReport, SilentReport
 from raptr_jax.state import TrainState
 
@@ -74,6 +76,7 @@ def train(experiment: Experiment, config: str = "") -> dict[str, Any] | None:
       checkpoints=checkpoints,
       report=report,
       programs=programs,
+      grow=plans.jitted_grow(abstract),
       evaluator=evaluator,
       meter=IntervalMeter(progress["sums"]),
       watch=Stopwatch(progress["train_seconds"], progress["lap_seconds"]),
@@ -199,6 +202,7 @@ class _Loop:
   checkpoints: CheckpointFolder
   report: RunReport | SilentReport
   programs: execution.StepPrograms
+  grow: Callable[..., TrainState]
   evaluator: Evaluator
   meter: IntervalMeter
   watch: Stopwatch
@@ -230,6 +234,7 @@ class _Loop:
           self._save(state, step)
         if stopping:
           return state, step
+      state = self._grown(state, step)
       batch = partitioner.put_batch(next(batches))
       draw = self.plan.draws.draw(step, self.experiment.execution)
       draw = partitioner.put_replicated(draw)
@@ -274,12 +279,30 @@ class _Loop:
       "tokens": step * self.plan.batch_tokens,
       "random_seed": self.experiment.random_seed,
       "execution": self.experiment.execution,
-      "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-      "jax_version": jax.__version__,
+      "solved": dict(self.experiment.policy.solved),
+      **provenance(),
     }
     self.report.write_summary(summary)
     self.report.note(f"finished: see summary.md in {self.experiment.model_dir}")
     return summary
+
+  def _grown(self, state: TrainState, step: int) -> TrainState:
+    """The state with which `step` begins: a stacked model may grow.
+
+    Checkpoints of `step` are from before, so a run that goes on grows again.
+    """
+    growth = self.experiment.growth
+    source = growth.source(step) if growth else None
+    if growth is None or source is None:
+      return state
+    self.meter.sums()
+    with self.watch.paused():
+      resets = is_copy(source) & (growth.optimizer_state == "reset")
+      put = self.experiment.partitioner.put_replicated
+      state = self.grow(state, put(source), put(resets))
+      row = self.evaluator.full(state.params, growth.num_layers(step))
+      self._report_evaluation(step, "grown", row)
+    return state
 
   def _program(self, step: int) -> Callable[..., Any]:
     if self.programs.ready(step):
@@ -331,7 +354,9 @@ class _Loop:
     if self.evaluator.due(step):
       self.meter.sums()
       with self.watch.paused():
-        row = self.evaluator.full(state.params)
+        growth = self.experiment.growth
+        depth = growth.num_layers(step - 1) if growth else None
+        row = self.evaluator.full(state.params, depth)
         self._report_evaluation(step, "full", row)
 
   def _report_evaluation(

@@ -42,6 +42,19 @@ def test_the_full_loss_is_the_mean_over_all_targets():
   assert row["loss"] == pytest.approx(float(total / weight), rel=1e-5)
 
 
+def test_a_growing_model_is_its_lowest_layers(monkeypatch):
+  seen = []
+  evaluator = make_evaluator()
+  monkeypatch.setattr(
+    evaluator,
+    "_mean",
+    lambda params, paths: seen.extend(p.indices.tolist() for p in paths),
+  )
+  for depth in (0, 2, None):
+    evaluator.full(PARAMS, depth)
+  assert seen == [[]] * 3 + [[0, 1]] * 3 + [[0, 1, 2, 3]] * 3
+
+
 def test_evaluation_is_always_on_the_same_batches():
   evaluator = make_evaluator()
   assert evaluator.full(PARAMS) == evaluator.full(PARAMS)

@@ -6,6 +6,7 @@ import pytest
 from raptr_jax import flops
 from raptr_jax.models.bert import BertConfig, BertMaskedLM
 from raptr_jax.models.layers import segment_bias
+from tests.toy import ToyDataset
 
 
 def test_a_block_by_hand():
@@ -87,3 +88,18 @@ def test_predicted_positions_alone_are_counted_for_the_head():
     "targets": shape((2, 3), np.int32),
   }
   assert model.step_flops(batch).other == 2 * 6 * 4 * (4 + 10)
+
+
+def test_dense_training_of_equal_flops_by_hand():
+  model = BertMaskedLM(
+    BertConfig(vocab_size=10, num_layers=12, embed_dim=4, num_heads=1)
+  )
+  dataset = ToyDataset()
+  step = model.step_flops(dataset.batch_spec())
+  steps = flops.equal_flop_steps(
+    model=model, dataset=dataset, full_steps=1000, flop_factor=4 / 3
+  )
+  budget = 1000 * 3 * (9 * step.block + step.other)
+  dense_step = 3 * (12 * step.block + step.other)
+  assert abs(steps * dense_step - budget) <= dense_step / 2
+  assert steps > 750  # The head costs every step of the method, too.

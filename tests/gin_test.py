@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 
 import gin
+import jax
+import jax.numpy as jnp
 import pytest
 
 from raptr_jax import experiment, main
@@ -28,6 +30,14 @@ SMALL = {
 }
 
 
+METHODS = sorted(p.name for p in GIN.glob("methods/*.gin"))
+SCALES = {
+  "bert_tiny.gin": {},
+  "bert_small.gin": {"TEXT_DIR": "'books'"},
+  "bert_paper.gin": {"VOCABULARY_PATH": "'vocab.txt'"},
+}
+
+
 def configure(leaf: str, **overrides: str) -> None:
   flags = [f"--gin.{name}={value}" for name, value in overrides.items()]
   main.configure([f"--gin_file=experiments/{leaf}", *flags], "")
@@ -38,19 +48,89 @@ def test_there_are_leaves_and_gin_is_no_package():
   assert not list(GIN.rglob("__init__.py"))
 
 
+def build_at_scale(scale: str, method: str, **overrides: str):
+  flags = {"MODEL_DIR": "'x'", **SCALES[scale], **overrides}
+  argv = [f"--gin_file=scales/{scale}", f"--gin_file=methods/{method}"]
+  main.configure(
+    [*argv, *(f"--gin.{name}={value}" for name, value in flags.items())], ""
+  )
+  return gin.get_configurable(experiment.Experiment)()
+
+
+def test_all_scales_are_listed():
+  assert set(SCALES) == {path.name for path in GIN.glob("scales/*.gin")}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_meets_the_flop_factor_at_every_scale(scale, method):
+  warmup = {"WARMUP_STEPS": "10", "REWARMUP_STEPS": "10"}
+  run = build_at_scale(scale, method, TRAIN_STEPS="2000", **warmup)
+  steps = jnp.arange(0, 2000)
+  lengths = jax.vmap(run.policy.inclusion)(steps).sum(axis=1)
+  if method.startswith("dense"):
+    assert (lengths == run.model.num_layers).all()
+    assert run.growth is None
+  else:
+    assert 12 / lengths.mean() == pytest.approx(4 / 3, rel=1e-3)
+    assert run.policy.solved
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_dense_controls_cost_what_the_methods_cost(scale):
+  def flops(method):
+    run = build_at_scale(scale, method)
+    step = run.model.step_flops(run.train_dataset.batch_spec()).step
+    lengths = run.model.num_layers
+    if method == "raptr.gin":
+      lengths = 9
+    return run.total_steps * step(lengths), run
+
+  cost, raptr = flops("raptr.gin")
+  fewer, fewer_steps = flops("dense_equal_flops.gin")
+  shallower, shallow = flops("dense_shallower.gin")
+  assert fewer == pytest.approx(cost, rel=2e-3)
+  assert shallower == pytest.approx(cost)
+  assert fewer_steps.total_steps < raptr.total_steps == shallow.total_steps
+  assert shallow.model.num_layers == 9
+  # The learning rate ends with the run.
+  end = fewer_steps.total_steps
+  assert float(fewer_steps.optimizer.learning_rate(end)) == 0.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_is_built_and_steps(method, tmp_path):
+  small = SMALL | {
+    "TRAIN_STEPS": "8",
+    "FULL_TRAIN_STEPS": "8",
+    "MODEL_DIR": f"'{tmp_path}'",
+    "bert.BertConfig.embed_dim": "16",
+    "REWARMUP_STEPS": "0",
+  }
+  run = build_at_scale("bert_tiny.gin", method, **small)
+  summary = train_on_toy_data(run)
+  assert summary["steps"] == 8
+  assert summary["solved"] == dict(run.policy.solved)
+
+
+def train_on_toy_data(run):
+  return train(
+    dataclasses.replace(
+      run,
+      train_dataset=ToyDataset(),
+      eval_dataset=ToyDataset(seed=1),
+      num_eval_batches=1,
+    )
+  )
+
+
 @pytest.mark.parametrize("leaf", LEAVES)
 def test_a_leaf_is_built_and_steps(leaf, tmp_path):
   configure(leaf, MODEL_DIR=f"'{tmp_path}'", **SMALL)
   run = gin.get_configurable(experiment.Experiment)()
   spec = run.train_dataset.batch_spec()
   assert spec["tokens"].shape[0] == 8
-  small = dataclasses.replace(
-    run,
-    train_dataset=ToyDataset(),
-    eval_dataset=ToyDataset(seed=1),
-    num_eval_batches=1,
-  )
-  summary = train(small)
+  summary = train_on_toy_data(run)
   assert summary["steps"] == 4
   rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
   assert all(json.loads(row)["loss"] > 0 for row in rows)
@@ -124,7 +204,8 @@ def test_models_have_the_published_sizes(size, layers, width, heads):
 
 
 @pytest.mark.parametrize(
-  "schedule", ["linear", "constant", "constant_then_decay"]
+  "schedule",
+  ["linear", "constant", "constant_then_decay", "warmup_stable_decay"],
 )
 def test_every_learning_rate_can_be_selected(schedule):
   configure(

@@ -62,6 +62,19 @@ def random_draw(seed: int) -> LayerDraw:
   return LayerDraw(mask, scale)
 
 
+@pytest.mark.parametrize("execution", ["gather", "cond"])
+def test_a_path_without_layers_is_the_identity(execution):
+  stack, params, x, bias = make_stack()
+  empty = as_executed(np.zeros(L, bool), np.zeros(L, np.float32), execution)
+
+  def apply(params):
+    return stack.apply(params, x, empty, bias, dropout_key=None)
+
+  np.testing.assert_array_equal(apply(params), x)
+  grads = jax.grad(lambda params: apply(params).sum())(params)
+  assert not any(np.any(g) for g in jax.tree.leaves(grads))
+
+
 def loss(out):
   return (out * jnp.cos(jnp.arange(D))).sum(), out
 

@@ -33,6 +33,15 @@ def test_an_interval_goes_on_from_saved_sums():
   assert second.close() == whole.close()
 
 
+def test_what_a_checkpoint_is_given_does_not_change_any_more():
+  meter = IntervalMeter({})
+  meter.add(step_metrics(6.0, 2.0), 4)
+  saved = meter.sums()
+  meter.add(step_metrics(1.0, 1.0), 2)
+  meter.sums()
+  assert saved["loss"] == 6.0
+
+
 def test_a_closed_interval_leaves_nothing():
   meter = IntervalMeter({})
   meter.add(step_metrics(6.0, 2.0), 4)

@@ -5,6 +5,7 @@ import optax
 import pytest
 
 from raptr_jax import optim
+from raptr_jax.growth import GrowthPlan
 from raptr_jax.schedule import stage_schedule
 
 PARAMS = {
@@ -111,6 +112,34 @@ def test_constant_then_decay_falls_in_the_last_stage_alone():
     [0.1, 1.0, 1.0, 1.0, 0.5, 0.0],
     rtol=1e-6,
   )
+
+
+def test_a_rate_is_warmed_up_again_after_each_growth():
+  stages = stage_schedule(path_lengths=(1, 2, 4), total_steps=60, num_layers=4)
+  growth = GrowthPlan(stages, "last")
+  base = optim.constant(peak=1.0, warmup_steps=0)
+  rate = optim.rewarmed(learning_rate=base, growth=growth, warmup_steps=4)
+  rates = np.asarray([float(rate(step)) for step in range(60)])
+  expected = np.ones(60)
+  expected[20:24] = expected[40:44] = [0.2, 0.4, 0.6, 0.8]
+  np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
+def test_a_rate_stays_as_it_is_without_growth_or_warmup():
+  base = optim.constant(peak=1.0, warmup_steps=0)
+  stages = stage_schedule(path_lengths=(2, 4), total_steps=60, num_layers=4)
+  growth = GrowthPlan(stages, "last")
+  for plan, steps in ((None, 4), (growth, 0)):
+    rate = optim.rewarmed(learning_rate=base, growth=plan, warmup_steps=steps)
+    assert rate is base
+  with pytest.raises(ValueError, match="rewarmed.warmup_steps = 30 .*to 29"):
+    optim.rewarmed(learning_rate=base, growth=growth, warmup_steps=30)
+
+
+def test_warmup_stable_decay_at_its_joints():
+  rate = optim.warmup_stable_decay(peak=1.0, warmup_steps=9, total_steps=100)
+  rates = [float(rate(step)) for step in (0, 8, 9, 79, 80, 90, 100)]
+  np.testing.assert_allclose(rates, [0.1, 0.9, 1, 1, 1, 0.5, 0], atol=1e-6)
 
 
 def test_errors_name_value_and_binding():

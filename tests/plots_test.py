@@ -21,8 +21,9 @@ SUMMARY = {
   "num_layers": 12,
   "boundaries": [10, 20],
   "stage_path_lengths": [6.0, 9.0, 11.5],
-  "device": "cpu",
-  "jax_version": "0.10.2",
+  "date": "2026-11-22",
+  "hardware": "1 x GPU",
+  "versions": {"python": "3.12.1", "jax": "0.10.2"},
 }
 
 

@@ -8,7 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from raptr_jax import policies
 from raptr_jax.contracts import LayerDraw
-from raptr_jax.schedule import stage_schedule
+from raptr_jax.schedule import expansion_schedule, stage_schedule
 
 DRAWS = 20_000
 
@@ -117,6 +117,144 @@ def test_the_constant_policy_has_no_stages():
   policy = policies.constant(path_length=9, num_layers=12)
   assert policy.boundaries == ()
   np.testing.assert_allclose(policy.inclusion(0), policy.inclusion(10**6))
+
+
+L, T = 12, 4000
+STEPS = (0, 1, 1999, 2000, T - 1)  # The stages of 6-12 meet at 2000.
+HALVES = stage_schedule(path_lengths=(6, 12), total_steps=T, num_layers=L)
+
+
+def theta(step, theta_bar):
+  return (1 - theta_bar) * np.exp(-100 * step / T) + theta_bar
+
+
+# The probability of layer i = 0 ... L - 1 in a step, written out once more.
+FORMULAS = {
+  "dense": (policies.full(num_layers=L), lambda i, t: 1.0),
+  "raptr": (
+    policies.raptr(schedule=HALVES),
+    lambda i, t: 1.0 if i in (0, 11) or t >= 2000 else 0.4,
+  ),
+  "stacked": (
+    policies.stacked(schedule=HALVES),
+    lambda i, t: float(i < (6 if t < 2000 else 12)),
+  ),
+  "constant": (
+    policies.constant(num_layers=L, flop_factor=4 / 3),
+    lambda i, t: 1.0 if i in (0, 11) else 0.7,
+  ),
+  "layerdrop": (
+    policies.layerdrop(num_layers=L, flop_factor=4 / 3),
+    lambda i, t: 0.75,
+  ),
+  "pld": (
+    policies.progressive_layer_dropping(num_layers=L, total_steps=T),
+    lambda i, t: 1 - (i + 1) / L * (1 - theta(t, 0.5)),
+  ),
+  "pld, deepspeed": (
+    policies.progressive_layer_dropping(
+      num_layers=L, total_steps=T, theta_bar=0.25, indexing="deepspeed"
+    ),
+    lambda i, t: 1 - i / L * (1 - theta(t, 0.25)),
+  ),
+  "dont drop dropout": (
+    policies.dont_drop_dropout(num_layers=L, total_steps=T, max_drop_rate=0.8),
+    lambda i, t: 1 - 0.8 * i / 11 * (1 - t / (T - 1)),
+  ),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("step", STEPS)
+def test_every_method_draws_by_its_formula(name, step):
+  policy, formula = FORMULAS[name]
+  expected = np.asarray([formula(i, step) for i in range(L)])
+  np.testing.assert_allclose(policy.inclusion(step), expected, atol=1e-6)
+  keys = jax.random.split(jax.random.key(1), DRAWS)
+  draws = jax.jit(jax.vmap(policy, (0, None)))(keys, jnp.asarray(step))
+  frequency = np.asarray(draws.mask).mean(axis=0)
+  error = np.sqrt(expected * (1 - expected) / DRAWS)
+  assert np.all(np.abs(frequency - expected) <= 4 * error + 1e-6)
+
+
+@pytest.mark.parametrize("name", ["pld", "pld, deepspeed", "dont drop dropout"])
+def test_what_is_divided_by_its_probability_keeps_its_mean(name):
+  policy, _ = FORMULAS[name]
+  keys = jax.random.split(jax.random.key(2), DRAWS)
+  draws = jax.jit(jax.vmap(policy, (0, None)))(keys, jnp.asarray(1000))
+  scale = np.asarray(draws.scale)
+  p = np.asarray(policy.inclusion(1000))
+  error = np.sqrt((1 / p - 1) / DRAWS)
+  assert np.all(np.abs(scale.mean(axis=0) - 1) <= 4 * error + 1e-6)
+
+
+@pytest.mark.parametrize("name", ["layerdrop", "constant", "stacked"])
+def test_other_methods_scale_nothing(name):
+  draws = draw_many(FORMULAS[name][0], jnp.arange(0, T, 100))
+  np.testing.assert_array_equal(draws.scale, draws.mask)
+
+
+def matched(flop_factor, num_layers=12, total_steps=2000):
+  sizes = dict(num_layers=num_layers, flop_factor=flop_factor)
+  run = dict(**sizes, total_steps=total_steps)
+  lengths = np.linspace(num_layers // 2, num_layers, 4)
+  pld = policies.progressive_layer_dropping
+  return {
+    "raptr": policies.raptr(
+      schedule=stage_schedule(path_lengths=lengths, **run)
+    ),
+    "late": policies.stacked(schedule=expansion_schedule(**run)),
+    "constant": policies.constant(**sizes),
+    "layerdrop": policies.layerdrop(**sizes),
+    "pld": pld(**run),
+    "deepspeed": pld(**run, indexing="deepspeed"),
+    "dropout": policies.dont_drop_dropout(**run),
+  }
+
+
+@pytest.mark.parametrize("flop_factor", [1.1, 1.2, 4 / 3])
+@pytest.mark.parametrize("num_layers", [6, 12, 24])
+def test_the_solved_number_meets_the_flop_factor(flop_factor, num_layers):
+  for name, policy in matched(flop_factor, num_layers).items():
+    inclusion = jax.vmap(policy.inclusion)(jnp.arange(2000))
+    length = np.asarray(inclusion, np.float64).sum(axis=1).mean()
+    # Stages last whole steps: half a step of the deepest change, of 2000.
+    assert num_layers / length == pytest.approx(flop_factor, rel=1e-3), name
+    assert len(policy.solved) == 1
+
+
+def test_solved_numbers_by_hand():
+  solved = {name: policy.solved for name, policy in matched(4 / 3).items()}
+  assert solved["raptr"] == {"stage exponent": 0}
+  # 2000 (1 - 3/4) 12/11, to a whole step.
+  assert solved["late"] == {"expansion step": 545}
+  assert solved["constant"] == {"path length": pytest.approx(9)}
+  assert solved["layerdrop"] == {"drop rate": pytest.approx(0.25)}
+  # 1 - 3 / (6.5 (1 - 1/100)), and with the sum of (i/12) for i = 0 ... 11.
+  assert solved["pld"]["theta_bar"] == pytest.approx(0.534, abs=5e-4)
+  assert solved["deepspeed"]["theta_bar"] == pytest.approx(0.449, abs=5e-4)
+  assert solved["dropout"] == {"max drop rate": 1}
+
+
+def test_a_flop_factor_out_of_reach_is_an_error():
+  with pytest.raises(ValueError, match=r"max_drop_rate = 1.5, .*at most 1.333"):
+    policies.dont_drop_dropout(num_layers=12, total_steps=9, flop_factor=1.6)
+  with pytest.raises(ValueError, match=r"theta_bar = -.*a smaller FLOP_FACTOR"):
+    policies.progressive_layer_dropping(
+      num_layers=12, total_steps=2000, flop_factor=3
+    )
+  with pytest.raises(
+    ValueError, match="constant.path_length = 1.2, expected 2"
+  ):
+    policies.constant(num_layers=12, flop_factor=10)
+  with pytest.raises(ValueError, match="drop_rate = -1"):
+    policies.layerdrop(num_layers=12, flop_factor=0.5)
+  with pytest.raises(ValueError, match="Set FLOP_FACTOR or"):
+    policies.constant(num_layers=12)
+  with pytest.raises(ValueError, match="indexing = 'x', expected 'paper'"):
+    policies.progressive_layer_dropping(
+      num_layers=12, total_steps=9, indexing="x"
+    )
 
 
 MASK = jnp.asarray([1, 0, 0, 1, 1, 0], bool)

@@ -231,8 +231,9 @@ def test_summary_is_written_with_page_and_picture(tmp_path):
     "num_layers": 12,
     "boundaries": (5, 10),
     "stage_path_lengths": np.array([6.0, 9.0, 12.0]),
-    "device": "cpu",
-    "jax_version": "0.10.2",
+    "date": "2026-11-22",
+    "hardware": "1 x GPU",
+    "versions": {"python": "3.12.1", "jax": "0.10.2"},
   }
   train(tmp_path, 0, 20)
   with make_report(tmp_path, 20) as run:

@@ -2,7 +2,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from raptr_jax.schedule import Stage, StageSchedule, stage_schedule
+from raptr_jax.schedule import (
+  Stage,
+  StageSchedule,
+  expansion_schedule,
+  stage_schedule,
+)
 
 
 def make(**overrides):
@@ -82,3 +87,56 @@ def test_errors_name_value_and_binding(overrides, message):
 def test_a_schedule_may_end_below_the_full_model_if_told_so():
   schedule = make(path_lengths=(6, 8), ends_with_full_model=False)
   assert schedule.stages[-1].path_length == 8
+
+
+@pytest.mark.parametrize(
+  ("path_lengths", "flop_factor", "exponent"),
+  [
+    ((6, 8, 10, 12), 4 / 3, 0),  # Equal stages.
+    ((6, 8, 10, 12), 1.2, 1),  # Proportional ones.
+    ((3, 6, 9, 12), 1.6, 0),
+    ((6, 9, 12), 4 / 3, 0),
+  ],
+)
+def test_a_flop_factor_decides_how_long_stages_last(
+  path_lengths, flop_factor, exponent
+):
+  kwargs = dict(path_lengths=path_lengths, total_steps=1200, num_layers=12)
+  matched = stage_schedule(**kwargs, flop_factor=flop_factor)
+  assert matched.solved == {"stage exponent": pytest.approx(exponent, abs=1e-9)}
+  named = stage_schedule(
+    **kwargs, stage_steps="proportional" if exponent else "equal"
+  )
+  assert matched.stages == named.stages
+
+
+def test_a_start_with_the_full_model_counts_for_the_flop_factor():
+  schedule = stage_schedule(
+    path_lengths=(6, 8, 10, 12),
+    total_steps=10_000,
+    num_layers=12,
+    full_model_steps=500,
+    flop_factor=4 / 3,
+  )
+  assert schedule.stages[0] == Stage(12.0, 500)
+  work = sum(stage.path_length * stage.num_steps for stage in schedule.stages)
+  assert work / 10_000 == pytest.approx(9, abs=1e-3)
+
+
+def test_a_flop_factor_out_of_reach_is_an_error():
+  with pytest.raises(ValueError, match=r"FLOP_FACTOR = 3 needs a mean .* of 4"):
+    stage_schedule(
+      path_lengths=(6, 12), total_steps=100, num_layers=12, flop_factor=3
+    )
+
+
+def test_a_late_expansion():
+  schedule = expansion_schedule(total_steps=100, num_layers=12)
+  assert schedule.stages == (Stage(1.0, 80), Stage(12.0, 20))
+  matched = expansion_schedule(
+    total_steps=1200, num_layers=12, initial_layers=0, flop_factor=4 / 3
+  )
+  assert matched.stages == (Stage(0.0, 300), Stage(12.0, 900))
+  assert matched.solved == {"expansion step": 300}
+  with pytest.raises(ValueError, match="from 1 layers would be at step 0 of"):
+    expansion_schedule(total_steps=100, num_layers=12, flop_factor=1.0)

@@ -10,12 +10,15 @@ import jax
 import numpy as np
 import pytest
 
+from raptr_jax import policies
 from raptr_jax import train as training
 from raptr_jax.checkpoint import Checkpointer
 from raptr_jax.execution import StepPrograms
+from raptr_jax.growth import GrowthPlan, grow
 from raptr_jax.models.bert import BertMaskedLM
+from raptr_jax.schedule import stage_schedule
 from raptr_jax.train import train
-from tests.toy import ToyDataset, make_experiment, make_model
+from tests.toy import LAYERS, ToyDataset, make_experiment, make_model
 
 TIMES = ("tokens_per_second", "step_seconds", "mfu")
 
@@ -102,6 +105,69 @@ def test_a_signal_saves_and_a_new_start_goes_on(
   with stopped.checkpointer.open(tmp_path) as checkpoints:
     assert checkpoints.latest_step() == 7
   assert_it_ends_like(unbroken, make_experiment(tmp_path))
+
+
+def make_stacking(model_dir, **overrides):
+  """Gradual stacking 2-3-4 in place of RaPTr 2-3-4."""
+  schedule = stage_schedule(
+    path_lengths=(2, 3, 4), total_steps=12, num_layers=LAYERS
+  )
+  method = dict(
+    policy=policies.stacked(schedule=schedule),
+    growth=GrowthPlan(schedule, "last"),
+  )
+  return make_experiment(model_dir, **method | overrides)
+
+
+@pytest.fixture(scope="module")
+def unbroken_stacking(tmp_path_factory):
+  experiment = make_stacking(tmp_path_factory.mktemp("stacking"))
+  train(experiment)
+  return experiment
+
+
+# The model grows before steps 4 and 8, where checkpoints are, too.
+@pytest.mark.parametrize(
+  ("dies_at", "period"), [(3, 4), (4, 4), (5, 3), (8, 4), (9, 3)]
+)
+def test_a_stacked_run_goes_on_across_a_growth_in_the_same_bits(
+  tmp_path, unbroken_stacking, dies_at, period
+):
+  checkpointer = Checkpointer(period=period)
+  dying = make_stacking(
+    tmp_path, checkpointer=checkpointer, train_dataset=DyingDataset(dies_at)
+  )
+  with pytest.raises(Killed):
+    train(dying)
+  assert_it_ends_like(
+    unbroken_stacking, make_stacking(tmp_path, checkpointer=checkpointer)
+  )
+  expected = rows(Path(unbroken_stacking.model_dir), "eval")
+  assert rows(tmp_path, "eval") == expected
+
+
+def test_a_growing_model_is_evaluated_as_it_is(unbroken_stacking, tmp_path):
+  evals = rows(Path(unbroken_stacking.model_dir), "eval")
+  named = [(r["step"], r["layers"]) for r in evals]
+  assert [n for n in named if isinstance(n[1], str)] == [
+    (4, "full"), (4, "grown"), (5, "full"), (8, "full"), (8, "grown"),
+    (9, "full"), (10, "full"), (12, "full"),
+  ]  # fmt: skip
+  # Training stops where the model is about to grow: its checkpoint has two
+  # layers, and evaluated with two it has the loss of that row.
+  stopped = make_stacking(tmp_path, checkpointer=Checkpointer(period=4))
+  dying = dataclasses.replace(stopped, train_dataset=DyingDataset(4))
+  with pytest.raises(Killed):
+    train(dying)
+  evaluator = training._evaluator(stopped)
+  params = final_params(stopped)
+  losses = {row["layers"]: row["loss"] for row in evals if row["step"] == 4}
+  full = evaluator.full(params, 2)["loss"]
+  assert full == pytest.approx(losses["full"], rel=1e-6)
+  grown, _ = grow(params, {}, np.asarray([0, 1, 1, 3]), np.zeros(4, bool))
+  assert evaluator.full(grown, 3)["loss"] == pytest.approx(
+    losses["grown"], rel=1e-6
+  )
 
 
 def test_cond_and_gather_train_alike(tmp_path, unbroken):
