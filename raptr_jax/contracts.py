@@ -74,9 +74,14 @@ class Policy(Protocol):
     solved: numbers that were solved for to meet a FLOP factor, by name.
   """
 
-  num_layers: int
-  boundaries: tuple[int, ...]
-  solved: Mapping[str, float]
+  @property
+  def num_layers(self) -> int: ...
+
+  @property
+  def boundaries(self) -> tuple[int, ...]: ...
+
+  @property
+  def solved(self) -> Mapping[str, float]: ...
 
   def __call__(self, key: jax.Array, step: Int[Array, ""]) -> LayerDraw:
     """Draws the layers of `step`; the same key and step give the same draw."""
@@ -92,7 +97,8 @@ class Model(Protocol):
     num_layers: L.
   """
 
-  num_layers: int
+  @property
+  def num_layers(self) -> int: ...
 
   def init(self, key: jax.Array) -> Params:
     """Fresh parameters, boxed with their logical axis names."""

@@ -187,12 +187,11 @@ class RunReport(contextlib.AbstractContextManager):
         was in the step before; "grown" for a stacked model right after it grew.
       row: at least `loss` and `accuracy`.
     """
-    named = isinstance(layers, str)
-    suffix = f"_{layers}" if named else f"_path_{layers}"
+    suffix = f"_{layers}" if isinstance(layers, str) else f"_path_{layers}"
     head = {"split": "eval", "step": step, "layers": layers}
     self._write("eval", suffix, {**head, **row})
     self._evaluated.add((step, layers))
-    if named:
+    if isinstance(layers, str):
       self._eval_loss = row["loss"]
       self._display.evaluation(
         step,

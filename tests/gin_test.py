@@ -98,16 +98,21 @@ def test_dense_controls_cost_what_the_methods_cost(scale):
   assert float(fewer_steps.optimizer.learning_rate(end)) == 0.0
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_method_is_built_and_steps(method, tmp_path):
+@pytest.mark.parametrize(
+  ("scale", "method"),
+  [
+    *(("bert_tiny.gin", method) for method in METHODS),
+    *((scale, "raptr.gin") for scale in SCALES if scale != "bert_tiny.gin"),
+  ],
+)
+def test_a_method_is_built_and_steps(scale, method, tmp_path):
   small = SMALL | {
     "TRAIN_STEPS": "8",
     "FULL_TRAIN_STEPS": "8",
     "MODEL_DIR": f"'{tmp_path}'",
-    "bert.BertConfig.embed_dim": "16",
     "REWARMUP_STEPS": "0",
   }
-  run = build_at_scale("bert_tiny.gin", method, **small)
+  run = build_at_scale(scale, method, **small)
   summary = train_on_toy_data(run)
   assert summary["steps"] == 8
   assert summary["solved"] == dict(run.policy.solved)

@@ -1,4 +1,6 @@
 import json
+import math
+import re
 
 import gin
 import pytest
@@ -182,3 +184,25 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
                "epochs", "tokens", "MiB temporary", "path length"):  # fmt: skip
     assert text in out
   assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_prints_the_solved_number_and_both_factors(capsys):
+  main.main(
+    [
+      "--gin_file=experiments/quickstart_bert_raptr.gin",
+      "--gin_file=methods/progressive_layer_dropping.gin",
+      "--gin.MODEL_DIR='x'",
+      "--gin.FLOP_FACTOR=1.25",
+      "--gin.bert.BertConfig.embed_dim=16",
+      "--gin.VOCABULARY_SIZE=32",
+      "--dry_run",
+    ]
+  )
+  out = capsys.readouterr().out
+  # 1 - 6 (1 - 1/1.25) / (3.5 (1 - mean fall)); the fall's mean over 640 steps
+  # is 1 / (640 (1 - exp(-100/640))).
+  fall = 1 / (640 * (1 - math.exp(-100 / 640)))
+  theta_bar = 1 - 1.2 / (3.5 * (1 - fall))
+  assert f"theta_bar = {theta_bar:.4g}" in out
+  assert "1.250 nominal" in out
+  assert re.search(r"embeddings and head too +1\.\d{3}", out)

@@ -1,5 +1,6 @@
 """The commands that the documentation shows are real."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -28,10 +29,14 @@ def programs() -> list[str]:
 
 
 def test_there_are_commands():
-  assert len(programs()) >= 6
+  assert len(programs()) >= 9
 
 
-@pytest.mark.parametrize("line", programs())
+TABLE_COMMANDS = [p for p in programs() if "scripts/reproduce.py" in p]
+RUN_COMMANDS = [p for p in programs() if p not in TABLE_COMMANDS]
+
+
+@pytest.mark.parametrize("line", RUN_COMMANDS)
 def test_a_command_configures_a_run(line, tmp_path, monkeypatch):
   (tmp_path / "books").mkdir()
   monkeypatch.chdir(tmp_path)
@@ -39,6 +44,27 @@ def test_a_command_configures_a_run(line, tmp_path, monkeypatch):
   program = words[1:3] if words[1] == "-m" else words[1:2]
   assert program in (["-m", "raptr_jax.main"], ["scripts/prepare.py"])
   main.configure(words[1 + len(program) :], "")
+  run = gin.get_configurable(experiment.Experiment)()
+  assert run.train_dataset.batch_spec()
+
+
+@pytest.mark.parametrize("line", TABLE_COMMANDS)
+def test_a_command_names_a_table(line, tmp_path, monkeypatch):
+  """Its rows are configured with the flags that it passes on."""
+  monkeypatch.syspath_prepend(ROOT / "scripts")
+  monkeypatch.chdir(tmp_path)
+  reproduce = importlib.import_module("reproduce")
+  python, script, *words = shlex.split(line)
+  assert (python, script) == ("python", "scripts/reproduce.py")
+  overrides = tuple(word for word in words if word.startswith("--gin."))
+  args = reproduce._parser().parse_args(
+    [w for w in words if w not in overrides]
+  )
+  if args.table in reproduce.THEORY:
+    return
+  setting = reproduce.Setting(args.scale, tmp_path, overrides)
+  row = reproduce.TABLES[args.table].rows[-1]
+  reproduce.runs.Run(setting, row, 1e-3, 0).configure()
   run = gin.get_configurable(experiment.Experiment)()
   assert run.train_dataset.batch_spec()
 

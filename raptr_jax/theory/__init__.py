@@ -1,0 +1,1 @@
+"""What the paper argues with, as runnable numerics."""

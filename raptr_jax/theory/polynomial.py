@@ -1,0 +1,333 @@
+"""A polynomial with terms of many degrees: which of them does a method learn?
+
+The toy experiment of RaPTr (arXiv 2402.05913): a residual network is trained,
+by a layer-dropping method, on a sum of parities of bits x in {-1, 1}^n. A
+parity is the product of some of the bits; their number is its degree. Low
+degrees are learned first, so the error of each degree over training shows what
+a method learns late, or not at all. The paper's sizes and its way to measure
+are not known to us: those here are ours.
+
+Over all 2^n inputs parities are orthonormal. So a network's coefficient of one
+is its mean product with it, and the mean squared error of a network is the sum
+of its squared errors in all 2^n coefficients.
+
+Further shape letters: n bits, J terms of the target, E degrees that it has.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from raptr_jax.contracts import LayerDraw, LayerPath, Params, Policy
+from raptr_jax.execution import draw_table
+from raptr_jax.models import layers
+from raptr_jax.models.masked_stack import MaskedStack, full_path
+from raptr_jax.optim import Optimizer
+from raptr_jax.state import TrainState
+
+LAYER_NORM_EPSILON = 1e-6
+
+
+@flax.struct.dataclass
+class ParityTarget:
+  """f(x) = sum over j of c_j times the product of the x_i with i in S_j.
+
+  Attributes:
+    members: whether bit i is in S_j; no two rows are the same.
+    coefficients: c_j.
+  """
+
+  members: Bool[Array | np.ndarray, "J n"]
+  coefficients: Float[Array | np.ndarray, "J"]
+
+  @property
+  def degrees(self) -> Int[Array | np.ndarray, "J"]:
+    """Number of bits in each term."""
+    return self.members.sum(axis=1)
+
+  def parities(self, x: Float[Array, "B n"]) -> Float[Array, "B J"]:
+    """The product in each term: -1 for an odd number of bits that are -1."""
+    negative = (x < 0).astype(jnp.float32)
+    count = negative @ self.members.T.astype(jnp.float32)
+    return 1 - 2 * (count % 2)
+
+  def __call__(self, x: Float[Array, "B n"]) -> Float[Array, "B"]:
+    return self.parities(x) @ self.coefficients
+
+  def project(
+    self, outputs: Float[Array, "2**n"], x: Float[Array, "2**n n"]
+  ) -> Float[Array, "J"]:
+    """A function's coefficients of these terms.
+
+    Args:
+      outputs: values of the function at `x`.
+      x: all inputs, each once.
+    """
+    return outputs @ self.parities(x) / len(outputs)
+
+  def degree_errors(
+    self, learned: Float[np.ndarray, "J"]
+  ) -> Float[np.ndarray, "E"]:
+    """Squared error in the terms of a degree, over the sum of their c_j^2.
+
+    The zero function has an error of 1 in every degree.
+
+    Args:
+      learned: a function's coefficients of the terms.
+
+    Returns:
+      Errors of the degrees that the target has, ascending.
+    """
+    degrees = np.asarray(self.degrees)
+    true = np.asarray(self.coefficients, np.float64)
+    error = np.bincount(degrees, np.square(np.asarray(learned) - true))
+    power = np.bincount(degrees, np.square(true))
+    return error[power > 0] / power[power > 0]
+
+
+def random_target(
+  seed: int, *, num_bits: int, max_degree: int, terms_per_degree: int
+) -> ParityTarget:
+  """Random terms of degrees 1 to `max_degree`, all of one size.
+
+  Within a degree sets are drawn uniformly, without replacement. Coefficients
+  are 1 / sqrt(J) with random signs: the zero function has a squared error of 1.
+
+  Raises:
+    ValueError: if a degree has fewer different terms than are asked for.
+  """
+  rng = np.random.default_rng(seed)
+  members = []
+  for degree in range(1, max_degree + 1):
+    count = math.comb(num_bits, degree)
+    if count < terms_per_degree:
+      raise ValueError(
+        f"terms_per_degree = {terms_per_degree}, but {num_bits} bits have only"
+        f" {count} parities of degree {degree}."
+      )
+    sets = list(itertools.combinations(range(num_bits), degree))
+    for index in rng.choice(count, terms_per_degree, replace=False):
+      members.append(np.isin(np.arange(num_bits), sets[index]))
+  signs = rng.choice([-1.0, 1.0], len(members))
+  coefficients = (signs / math.sqrt(len(members))).astype(np.float32)
+  return ParityTarget(np.array(members), coefficients)
+
+
+def all_inputs(num_bits: int) -> Float[np.ndarray, "2**n n"]:
+  """Every x in {-1, 1}^n once."""
+  inputs = list(itertools.product([-1.0, 1.0], repeat=num_bits))
+  return np.array(inputs, np.float32)
+
+
+class MlpBlock(nn.Module):
+  """x + scale * MLP(LN(x)), as `MaskedStack` calls it.
+
+  Attributes:
+    mlp_dim: F.
+  """
+
+  mlp_dim: int
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "B D"],
+    scale: Float[Array, ""],
+    deterministic: bool,
+  ) -> Float[Array, "B D"]:
+    normed = layers.LayerNorm(LAYER_NORM_EPSILON, name="norm")(x)
+    init = nn.initializers.lecun_normal()
+    mlp = layers.Mlp(self.mlp_dim, "gelu_tanh", init, name="mlp")
+    return x + scale * mlp(normed)
+
+
+class ResidualMlp(nn.Module):
+  """A linear map of the bits, L residual blocks, a norm and a linear readout.
+
+  Attributes:
+    num_layers: L.
+    width: D.
+    mlp_dim: F.
+  """
+
+  num_layers: int
+  width: int
+  mlp_dim: int
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "B n"], draw: LayerDraw | LayerPath
+  ) -> Float[Array, "B"]:
+    """Outputs of the layers in `draw`."""
+    init = nn.initializers.lecun_normal()
+    axes = ("bits", "embed")
+    y = layers.Dense((self.width,), axes, init, name="embedding")(x)
+    block = functools.partial(MlpBlock, self.mlp_dim)
+    stack = MaskedStack(block, self.num_layers, "none", name="stack")
+    y = stack(y, draw, dropout_key=None)
+    y = layers.LayerNorm(LAYER_NORM_EPSILON, name="final_norm")(y)
+    readout = layers.Dense((1,), ("embed", "output"), init, name="readout")
+    return readout(y)[:, 0]
+
+
+def squared_error(
+  params: Params,
+  x: Float[Array, "B n"],
+  draw: LayerDraw | LayerPath,
+  *,
+  model: ResidualMlp,
+  target: ParityTarget,
+) -> Float[Array, ""]:
+  """Mean squared error of the layers in `draw`."""
+  outputs: Any = model.apply({"params": params}, x, draw)
+  return jnp.mean(jnp.square(outputs - target(x)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """How well the full network does.
+
+  Attributes:
+    step: number of steps done.
+    layers_run: layers that have run in these steps, all together.
+    loss: mean squared error over all inputs.
+    degree_errors: [E], see `ParityTarget.degree_errors`.
+  """
+
+  step: int
+  layers_run: int
+  loss: float
+  degree_errors: list[float]
+
+
+def train(
+  model: ResidualMlp,
+  target: ParityTarget,
+  policy: Policy,
+  optimizer: Optimizer,
+  *,
+  total_steps: int,
+  batch_size: int,
+  eval_period: int,
+  seed: int,
+) -> Iterator[Evaluation]:
+  """Trains the paths that a policy draws, on inputs drawn at random.
+
+  Inputs are uniform in {-1, 1}^n, fresh in every step. Runs with the same seed
+  start from the same parameters and see the same inputs. Calls with the same
+  model and optimizer share a compiled program.
+
+  Args:
+    model: to be trained from scratch.
+    target: what it learns, by the mean squared error.
+    policy: draws the layers of each step.
+    optimizer: updates the parameters.
+    total_steps: steps of the run.
+    batch_size: B.
+    eval_period: steps between evaluations; divides `total_steps`.
+    seed: of parameters, inputs and draws.
+
+  Yields:
+    An evaluation before the first step, and one after each period.
+
+  Raises:
+    ValueError: if the last period would not be whole.
+  """
+  if total_steps % eval_period:
+    raise ValueError(
+      f"eval_period = {eval_period} does not divide total_steps ="
+      f" {total_steps}."
+    )
+  params_key, input_key, draw_key = jax.random.split(jax.random.key(seed), 3)
+  draws = draw_table(policy, draw_key, total_steps)
+  inputs = jnp.asarray(all_inputs(target.members.shape[1]))
+  state = _fresh_state(params_key, inputs[:1], model, optimizer)
+  for step in range(0, total_steps + 1, eval_period):
+    if step:
+      period = slice(step - eval_period, step)
+      state = _train_steps(
+        state,
+        LayerDraw(draws.mask[period], draws.scale[period]),
+        target,
+        input_key,
+        model=model,
+        optimizer=optimizer,
+        batch_size=batch_size,
+      )
+    loss, learned = _evaluate(state.params, target, inputs, model=model)
+    yield Evaluation(
+      step,
+      int(draws.path_lengths[:step].sum()),
+      float(loss),
+      target.degree_errors(np.asarray(learned)).tolist(),
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("model", "optimizer"))
+def _fresh_state(
+  key: jax.Array,
+  x: Float[Array, "1 n"],
+  model: ResidualMlp,
+  optimizer: Optimizer,
+) -> TrainState:
+  variables = nn.unbox(model.init(key, x, full_path(model.num_layers)))
+  params = variables["params"]
+  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=("model", "optimizer", "batch_size"),
+  donate_argnums=0,
+)
+def _train_steps(
+  state: TrainState,
+  draws: LayerDraw,
+  target: ParityTarget,
+  input_key: jax.Array,
+  *,
+  model: ResidualMlp,
+  optimizer: Optimizer,
+  batch_size: int,
+) -> TrainState:
+  """One step for each of the draws, whose arrays are [S, L]."""
+  shape = (batch_size, target.members.shape[1])
+  loss_fn = functools.partial(squared_error, model=model, target=target)
+
+  def step(state, draw):
+    key = jax.random.fold_in(input_key, state.step)
+    x = jax.random.rademacher(key, shape, jnp.float32)
+    grads = jax.grad(loss_fn)(state.params, x, draw)
+    updates, opt_state = optimizer.update(
+      grads, state.opt_state, state.params, kept_layers=draw.mask
+    )
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, opt_state), None
+
+  return jax.lax.scan(step, state, draws)[0]
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _evaluate(
+  params: Params,
+  target: ParityTarget,
+  inputs: Float[Array, "2**n n"],
+  *,
+  model: ResidualMlp,
+) -> tuple[Float[Array, ""], Float[Array, "J"]]:
+  """Mean squared error of the full network, and its coefficients."""
+  draw = full_path(model.num_layers)
+  outputs: Any = model.apply({"params": params}, inputs, draw)
+  loss = jnp.mean(jnp.square(outputs - target(inputs)))
+  return loss, target.project(outputs, inputs)

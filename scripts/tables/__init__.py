@@ -1,0 +1,1 @@
+"""The tables of `scripts/reproduce.py`: their rows, runs and pages."""

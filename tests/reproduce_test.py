@@ -1,0 +1,545 @@
+"""Tables are made of the right runs, and say what these came to."""
+
+import importlib
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import gin
+import numpy as np
+import pytest
+
+from raptr_jax import main
+from scripts.tables import (
+  launch,
+  learning_rate,
+  losses,
+  queue,
+  report,
+  rows,
+  runs,
+  statistics,
+  training,
+  transitions,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+# What a user of a scale gives.
+USERS = {
+  "tiny": (),
+  "small": ("--gin.TEXT_DIR='books'",),
+  "paper": ("--gin.VOCABULARY_PATH='vocab.txt'",),
+}
+ALL_ROWS = {
+  row.name: row for table in rows.TABLES.values() for row in table.rows
+}
+# t quantiles for 95 % with 1 and 2 degrees of freedom, from printed tables.
+T1, T2 = 12.7062, 4.3027
+GRID = learning_rate.GRIDS["tiny"]
+BEST = 0.002
+
+
+@pytest.fixture
+def setting(tmp_path):
+  return runs.Setting("tiny", tmp_path / "runs")
+
+
+def run_of(setting, name, rate=BEST, seed=0) -> runs.Run:
+  return runs.Run(setting, ALL_ROWS[name], rate, seed)
+
+
+def write_run(run: runs.Run, loss: float, *, seconds=10.0, evals=(), **changes):
+  """A finished run, as the loop leaves it."""
+  summary = {
+    "steps": 100,
+    "final_eval_loss": loss,
+    "flop_factor_nominal": 1.0,
+    "flop_factor_spent": 1.0,
+    "flops_spent": 1.3e15,
+    "train_seconds": seconds,
+    "num_layers": 12,
+    "boundaries": [],
+    "solved": {},
+    "date": "2026-01-02",
+    "hardware": "2 CPU cores (Model)",
+    "versions": {"jax": "0.10.2"},
+    **changes,
+  }
+  run.folder.mkdir(parents=True)
+  (run.folder / "summary.json").write_text(json.dumps(summary))
+  lines = [
+    {"split": "train", "step": step, "flops": step * 1.3e13, "loss": loss}
+    for step in (50, 100)
+  ]
+  lines += [
+    {"split": "eval", "step": step, "layers": layers, "loss": value}
+    for step, layers, value in (*evals, (50, "full", 6.0), (100, "full", loss))
+  ]
+  text = "".join(json.dumps(line) + "\n" for line in lines)
+  (run.folder / "metrics.jsonl").write_text(text)
+
+
+def write_grid(setting, name="dense", best=BEST, loss=5.0):
+  for rate in GRID:
+    away = abs(math.log(rate / best))
+    write_run(run_of(setting, name, rate), loss + away)
+
+
+def write_page(setting, tmp_path, table, **kwargs) -> str:
+  page = report.write_report(
+    tmp_path / "results",
+    setting,
+    rows.TABLES[table],
+    **{"tune": False, **kwargs},
+  )
+  assert page.with_suffix(".png").stat().st_size > 1000
+  assert not list(page.parent.glob("*.partial"))
+  return page.read_text()
+
+
+def cells(page: str, label: str) -> list[str]:
+  """The first line of the page's tables that has this label."""
+  line = next(x for x in page.splitlines() if x.startswith(f"| {label} |"))
+  return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
+def column(page: str, label: str, name: str) -> str:
+  return cells(page, label)[cells(page, "method").index(name)]
+
+
+# Statistics.
+
+
+def test_an_estimate_is_mean_sd_and_the_t_interval():
+  three = statistics.estimate([1.0, 2.0, 3.0])
+  assert (three.mean, three.sd, three.n) == (2.0, 1.0, 3)
+  assert three.half_width == pytest.approx(T2 / math.sqrt(3), rel=1e-4)
+  two = statistics.estimate([1.0, 3.0])
+  assert two.sd == pytest.approx(math.sqrt(2))
+  assert two.half_width == pytest.approx(T1, rel=1e-4)
+  assert math.isnan(statistics.estimate([1.0]).half_width)
+  assert statistics.estimate([]) is None
+
+
+def test_differences_are_paired_by_seed():
+  difference = statistics.paired_difference(
+    {0: 5.0, 1: 7.0, 2: 9.0, 7: 0.0}, {2: 8.0, 1: 5.0, 0: 2.0}
+  )
+  # 3, 2, 1, whose spread is far less than that of the values.
+  assert (difference.mean, difference.sd, difference.n) == (2.0, 1.0, 3)
+  low, high = difference.interval
+  assert low == pytest.approx(2 - T2 / math.sqrt(3), rel=1e-4)
+  assert high == pytest.approx(2 + T2 / math.sqrt(3), rel=1e-4)
+  assert statistics.paired_difference({0: 1.0}, {1: 1.0}) is None
+
+
+def test_the_speed_up_is_the_median_over_common_seeds():
+  dense = {0: 12.0, 1: 12.0, 2: 12.0, 3: 1.0}
+  assert statistics.median_ratio({0: 6.0, 1: 8.0, 2: 1.0}, dense) == 2.0
+  assert statistics.median_ratio({5: 1.0}, dense) is None
+
+
+# Rows and runs.
+
+
+def test_a_name_is_one_run():
+  for table in rows.TABLES.values():
+    for row in table.rows:
+      assert row == ALL_ROWS[row.name]
+    names = [row.name for row in table.rows]
+    assert len(set(names)) == len(names)
+    assert {"dense", *table.references, *table.curves} <= set(names)
+    assert len({row.label for row in table.rows}) == len(names)
+
+
+@pytest.mark.parametrize("scale", rows.SCALES)
+@pytest.mark.parametrize("name", ALL_ROWS)
+def test_every_row_configures_at_every_scale(name, scale, tmp_path):
+  setting = runs.Setting(scale, tmp_path, USERS[scale])
+  run_of(setting, name, 1e-3, 3).configure()
+  assert gin.query_parameter("RANDOM_SEED/macro.value") == 3
+  assert gin.query_parameter("LEARNING_RATE/macro.value") == 1e-3
+
+
+@pytest.mark.parametrize("scale", rows.SCALES)
+def test_the_full_model_start_is_a_twentieth(scale, tmp_path):
+  row = rows.ABLATION.row("raptr_full_model_start")
+  setting = runs.Setting(scale, tmp_path, USERS[scale])
+  runs.Run(setting, row, 1e-3, 0).configure()
+  steps = gin.query_parameter("FULL_TRAIN_STEPS/macro.value")
+  first = gin.query_parameter("schedule.stage_schedule.full_model_steps")
+  assert first == steps / 20
+
+
+def test_a_command_is_what_a_user_would_type(setting):
+  command = run_of(setting, "pld_deepspeed").command()
+  program = "import sys; print(sys.argv[1:])"
+  assert "--gin.MODEL_DIR=\"'" in command
+  words = subprocess.run(
+    command.replace(
+      "python -m raptr_jax.main", f"'{sys.executable}' -c '{program}'"
+    ),
+    shell=True,
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout
+  assert words.strip() == str(run_of(setting, "pld_deepspeed").arguments())
+
+
+def test_a_run_that_has_changed_is_an_error(setting):
+  run = run_of(setting, "raptr")
+  assert run.changes() == []
+  run.folder.mkdir(parents=True)
+  config = run.configure()
+  # Other rows in between, and another folder, change nothing.
+  for other in ("dense", "gradual_stacking", "dense_equal_flops"):
+    run_of(setting, other).configure()
+  (run.folder / "config.gin").write_text(
+    config.replace(f"'{run.folder}'", "'elsewhere'")
+  )
+  training.check_unchanged([run])
+  (run.folder / "config.gin").write_text(
+    config.replace("BATCH_SIZE = 32", "BATCH_SIZE = 64")
+  )
+  with pytest.raises(ValueError, match="row raptr") as info:
+    training.check_unchanged([run])
+  message = str(info.value)
+  assert "-BATCH_SIZE = 64" in message
+  assert "+BATCH_SIZE = 32" in message
+  assert f"{run.folder}" in message
+  assert "Delete the folder" in message
+
+
+@pytest.mark.parametrize("name", runs.OWN_MACROS)
+def test_what_rows_decide_cannot_be_overridden(name, tmp_path):
+  with pytest.raises(ValueError, match=name):
+    runs.Setting("tiny", tmp_path, (f"--gin.{name}=1",))
+
+
+# Which runs are done, and in which order.
+
+
+def wanted(setting, *names, table="bert_methods", tune=False, **kwargs):
+  table = rows.TABLES[table]
+  found = queue.wanted_runs(
+    setting,
+    table,
+    rows=[table.row(name) for name in names],
+    **{"seeds": 2, "tune": tune, **kwargs},
+  )
+  return [(run.row.name, run.learning_rate, run.seed) for run in found]
+
+
+def test_the_grid_comes_first_and_seeds_take_turns(setting):
+  write_grid(setting)
+  assert wanted(setting, "dense", "raptr") == [
+    *(("dense", rate, 0) for rate in GRID),
+    ("raptr", BEST, 0),
+    ("dense", BEST, 1),
+    ("raptr", BEST, 1),
+  ]
+
+
+def test_tuning_gives_each_row_its_own_best(setting):
+  write_grid(setting, "dense", 0.002)
+  write_grid(setting, "raptr", 0.008)
+  found = wanted(setting, "dense", "raptr", tune=True)
+  assert found[: 2 * len(GRID)] == [
+    (name, rate, 0) for name in ("dense", "raptr") for rate in GRID
+  ]
+  assert found[2 * len(GRID) :] == [("dense", 0.002, 1), ("raptr", 0.008, 1)]
+
+
+def test_nothing_follows_a_grid_that_has_failed(setting):
+  failed = [run_of(setting, "dense", rate) for rate in GRID]
+  assert wanted(setting, "raptr", failed=failed) == [
+    ("dense", rate, 0) for rate in GRID
+  ]
+  write_run(failed[1], 5.0)
+  assert ("raptr", GRID[1], 0) in wanted(setting, "raptr", failed=failed[:1])
+
+
+def test_finished_runs_are_skipped_failures_are_shown(
+  setting, tmp_path, monkeypatch, capsys
+):
+  write_grid(setting)
+  launched = []
+
+  def fake(run, watch):
+    launched.append((run.row.name, run.seed))
+    watch()
+    if run.row.name == "constant":
+      run.folder.mkdir(parents=True)
+      (run.folder / "log.txt").write_text("step  5/20  x\nerror: no memory\n")
+      watch()
+      return False
+    write_run(run, 4.5)
+    return True
+
+  monkeypatch.setattr(training, "launch", fake)
+  monkeypatch.setattr(training, "prepare_data", lambda run: None)
+  monkeypatch.setattr(
+    training, "write_report", lambda *args, **kwargs: launched.append("page")
+  )
+  table = rows.METHODS
+  failed = training.train_rows(
+    setting,
+    table,
+    rows=[table.row(name) for name in ("dense", "constant", "raptr")],
+    seeds=1,
+    tune=False,
+    results=tmp_path,
+  )
+  assert launched == [("constant", 0), "page", ("raptr", 0), "page"]
+  assert [run.row.name for run in failed] == ["constant"]
+  out = capsys.readouterr().out
+  assert "run 1/2  constant, lr 0.002, seed 0: failed" in out
+  assert "error: no memory" in out
+  assert "run 2/2  raptr, lr 0.002, seed 0: loss 4.5000" in out
+
+
+def test_the_log_tells_the_step(setting):
+  run = run_of(setting, "raptr")
+  assert launch.steps_done(run) is None
+  run.folder.mkdir(parents=True)
+  log = run.folder / launch.LOG_FILE
+  log.write_text("compiling\n")
+  assert launch.steps_done(run) is None
+  log.write_text("step  10/500  stage 1/4\nstep 120/500  full model\nnote\n")
+  assert launch.steps_done(run) == (120, 500)
+
+
+def test_a_run_has_one_process(setting):
+  run = run_of(setting, "raptr")
+  run.folder.mkdir(parents=True)
+  with (
+    launch._only_launcher(run),
+    pytest.raises(BlockingIOError, match="another process"),
+    launch._only_launcher(run),
+  ):
+    pass
+
+
+def test_a_child_that_fails_is_no_finished_run(setting, monkeypatch):
+  run = run_of(setting, "raptr")
+  monkeypatch.setattr(runs.Run, "arguments", lambda self: ["--nonsense"])
+  assert not launch.launch(run, lambda: None)
+  assert "arguments are required: --gin_file" in launch.log_tail(run)
+
+
+# Pages.
+
+
+def test_a_page_of_losses_has_the_numbers(setting, tmp_path):
+  write_grid(setting, loss=5.0)
+  write_run(run_of(setting, "dense", seed=1), 5.2, seconds=16.0)
+  for seed, loss in enumerate((4.9, 5.0)):
+    write_run(
+      run_of(setting, "raptr", seed=seed),
+      loss,
+      seconds=8.0,
+      flop_factor_nominal=4 / 3,
+      flop_factor_spent=1.25,
+      flops_spent=1e15,
+      solved={"stage exponent": 0.12344},
+    )
+  write_run(run_of(setting, "dense_equal_flops"), 5.1, steps=80)
+  write_run(run_of(setting, "dense_shallower"), 5.3, num_layers=9)
+  page = write_page(setting, tmp_path, "bert_methods")
+
+  dense = "difference to dense, full FLOPs"
+  equal = "difference to dense, equal FLOPs"
+  raptr = rows.RAPTR.label
+  assert column(page, raptr, "solved") == "stage exponent = 0.1234"
+  assert column(page, raptr, "FLOP factor, nominal") == "1.333x"
+  assert column(page, raptr, "spent") == "1.250x"
+  assert column(page, raptr, "with embeddings and head") == "1.300x"
+  assert column(page, raptr, "evaluation loss") == "4.9500 ± 0.0707 (2)"
+  # Differences -0.1 and -0.2.
+  half = T1 * 0.05
+  assert column(page, raptr, dense) == (
+    f"-0.1500 ({-0.15 - half:+.4f} to {-0.15 + half:+.4f})"
+  )
+  assert column(page, raptr, equal) == "-0.2000 (–)"
+  assert column(page, raptr, "speed-up") == "1.62x"  # Of 1.25 and 2.
+  assert column(page, raptr, "paper (BERT-Base)") == "1.75"
+  assert column(page, "dense, full FLOPs", dense) == "–"
+  assert column(page, "dense, full FLOPs", "paper (BERT-Base)") == "1.76"
+  assert column(page, "dense, equal FLOPs", "FLOP factor, nominal") == "1.250x"
+  assert column(page, "dense, fewer layers", "FLOP factor, nominal") == "1.333x"
+  assert set(cells(page, "LayerDrop")[1:]) == {"–"}
+  assert "Without a finished run: constant path length; LayerDrop" in page
+  assert "no difference that these seeds could tell from chance" in page
+  assert "-0.2000 with one seed" in page
+  assert "- hardware: 2 CPU cores (Model)\n- versions: jax 0.10.2" in page
+  assert "- date: 2026-01-02\n" in page
+  assert "- seeds: 0, 1\n" in page
+  assert run_of(setting, "raptr").command() in page
+  assert "--table bert_methods --scale tiny --seeds 2\n" in page
+
+
+@pytest.mark.parametrize(
+  ("values", "verdict"),
+  [
+    ((4.8, 4.81, 4.79), "a lower loss"),
+    ((5.2, 5.21, 5.19), "a higher loss"),
+    ((4.5, 5.0, 5.6), "could tell from chance"),
+  ],
+)
+def test_the_verdict_goes_by_the_interval(values, verdict):
+  difference = statistics.paired_difference(
+    dict(enumerate(values)), {0: 5.0, 1: 5.0, 2: 5.0}
+  )
+  assert verdict in losses._sentence("a", "b", difference)
+
+
+def test_the_learning_rate_is_shown_with_its_grid(setting, tmp_path):
+  write_grid(setting)
+  page = write_page(setting, tmp_path, "bert_methods")
+  grid = page[page.index("## Learning rates") :]
+  assert cells(grid, "evaluation loss at")[1:] == [
+    "0.001", "0.002", "0.004", "0.008"
+  ]  # fmt: skip
+  assert cells(grid, "dense, full FLOPs")[2] == "**5.0000**"
+  assert "Tuned for dense" in grid
+  assert "edge" not in grid
+
+
+def test_the_edge_of_a_grid_is_a_warning(setting, tmp_path):
+  write_grid(setting, best=0.008)
+  assert "is at the edge" in write_page(setting, tmp_path, "bert_methods")
+
+
+def test_a_grid_with_gaps_and_nulls_says_so(setting, tmp_path):
+  write_run(run_of(setting, "dense", 0.002), 5.0)
+  write_run(run_of(setting, "dense", 0.008), None)
+  grid = learning_rate.read_grid(setting, rows.DENSE)
+  assert grid.best == 0.002
+  assert not grid.is_complete
+  page = write_page(setting, tmp_path, "bert_methods")
+  assert "not all runs of the grid" in page
+
+
+def test_a_tuned_page_uses_each_best(setting, tmp_path):
+  write_grid(setting, "dense", 0.002, loss=5.0)
+  write_grid(setting, "raptr", 0.004, loss=4.0)
+  page = write_page(setting, tmp_path, "bert_methods", tune=True)
+  assert (tmp_path / "results/bert_methods_tiny_tuned.png").exists()
+  assert column(page, rows.RAPTR.label, "evaluation loss") == "4.0000 (1)"
+  assert "lr_0.004/seed_0" in page
+  assert "--tune" in page
+
+
+@pytest.mark.parametrize("table", rows.TABLES)
+def test_a_page_can_be_made_of_nothing(table, setting, tmp_path):
+  page = write_page(setting, tmp_path, table)
+  assert "No run has finished." in page
+
+
+def test_the_sweep_has_a_line_a_row(setting, tmp_path):
+  write_grid(setting)
+  for name, factor in (("raptr", 4 / 3), ("raptr_1.2", 1.2)):
+    write_run(run_of(setting, name), 5.1, flop_factor_nominal=factor)
+  page = write_page(setting, tmp_path, "flop_sweep")
+  assert column(page, "RaPTr, 1.2x", "FLOP factor, nominal") == "1.200x"
+
+
+def test_transitions_are_the_losses_around_boundaries(setting, tmp_path):
+  write_grid(setting)
+  for seed, shift in enumerate((0.0, 0.2)):
+    evals = [
+      (40, "full", 6.0 + shift),
+      (40, "grown", 7.0 + shift),
+      (41, "full", 5.9),
+      (80, "full", 5.5),
+    ]
+    run = run_of(setting, "gradual_stacking", seed=seed)
+    write_run(run, 5.0, boundaries=[40, 80], evals=evals)
+  page = write_page(setting, tmp_path, "transitions")
+  label = "gradual stacking, 12 layers"
+  assert cells(page, label) == [
+    label, "40", "6.1000", "7.1000", "5.9000", "-0.2000 ± 0.1414 (2)"
+  ]  # fmt: skip
+  second = page[page.index(f"| {label} | 80") :]
+  assert cells(second, label)[1:] == ["80", "5.5000", "–", "–", "–"]
+  assert set(cells(page, "RaPTr, 24 layers")[1:]) == {"–"}
+
+
+def test_transitions_tell_what_was_not_measured(setting):
+  run = run_of(setting, "raptr")
+  write_run(run, 5.0, evals=[(40, 6, 1.0)])
+  assert transitions.transitions(run, [40]) == {
+    40: transitions.Transition(None, None, None)
+  }
+
+
+def test_curves_are_means_at_common_steps(setting):
+  from scripts.tables import figures
+  from scripts.tables.results import read_results
+
+  write_grid(setting)
+  write_run(run_of(setting, "dense", seed=1), 7.0, evals=[(25, "full", 9.0)])
+  grids = learning_rate.read_grids(setting, rows.METHODS, tune=False)
+  found = read_results(setting, rows.METHODS, grids)
+  curve = figures.mean_curve(found["dense"])
+  np.testing.assert_array_equal(curve.steps, [50, 100])
+  np.testing.assert_allclose(curve.losses, [6.0, 6.0])
+  np.testing.assert_allclose(curve.flops, [6.5e14, 1.3e15])
+
+
+# The program.
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+  """`scripts/reproduce.py`, in an empty folder."""
+  monkeypatch.syspath_prepend(ROOT / "scripts")
+  monkeypatch.chdir(tmp_path)
+  return importlib.import_module("reproduce")
+
+
+def test_report_only_runs_nothing(setting, tmp_path, program, capsys):
+  write_grid(setting)
+  argv = ["--table", "bert_methods", "--scale", "tiny", "--report_only"]
+  program.main(argv)
+  assert capsys.readouterr().out.strip() == "results/bert_methods_tiny.md"
+  assert "5.0000" not in Path("results/bert_methods_tiny.md").read_text()
+  program.main([*argv, "--runs=runs", "--results=pages"])
+  assert "5.0000" in Path("pages/bert_methods_tiny.md").read_text()
+  assert {p.name for p in setting.folder.iterdir()} == {"dense"}
+
+
+@pytest.mark.parametrize(
+  ("argv", "message"),
+  [
+    (("--table", "nothing"), "invalid choice: 'nothing'"),
+    (("--table", "bert_methods"), "needs --scale tiny|small|paper"),
+    (
+      ("--table", "bert_methods", "--scale", "tiny", "--only", "denes"),
+      "bert_methods has no row 'denes', expected one of dense, dense_equal",
+    ),
+    (
+      ("--table", "bert_methods", "--scale", "tiny", "--seeds", "0"),
+      "--seeds 0, expected at least 1",
+    ),
+    (
+      ("--table", "bert_methods", "--scale", "tiny", "--gin.LEARNING_RATE=1"),
+      "--gin.LEARNING_RATE=1: rows and runs differ in LEARNING_RATE",
+    ),
+  ],
+)
+def test_mistakes_get_one_clear_error(argv, message, program, tmp_path, capsys):
+  with pytest.raises(SystemExit) as info:
+    program.main(argv)
+  assert info.value.code
+  assert message in f"{info.value.code}{capsys.readouterr().err}"
+  assert not list(tmp_path.iterdir())
+
+
+def test_configuration_errors_are_those_of_the_program(tmp_path):
+  setting = runs.Setting("tiny", tmp_path, ("--gin.NOTHING=1",))
+  with pytest.raises(main.ConfigurationError, match="NOTHING"):
+    run_of(setting, "dense").configure()
