@@ -3,6 +3,8 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from raptr_jax.checkpoint import Checkpointer
 from raptr_jax.contracts import Dataset, Model, Policy
@@ -70,6 +72,14 @@ class Experiment:
         f" stages of the method begin at {self.policy.boundaries}: use one"
         " SCHEDULE for POLICY and GROWTH."
       )
+    if self.growth:
+      for step in (0, *self.growth.schedule.boundaries):
+        grown = np.arange(self.policy.num_layers) < self.growth.num_layers(step)
+        if not np.array_equal(self.policy.inclusion(jnp.asarray(step)), grown):
+          raise ValueError(
+            f"In step {step} the method does not train the layers that the"
+            " model has grown to: use POLICY = @policies.stacked() with GROWTH."
+          )
     for name in (
       "total_steps",
       "eval_period",

@@ -69,7 +69,7 @@ def equal_flop_steps(
   model: Model,
   dataset: Dataset,
   full_steps: int,
-  flop_factor: float,
+  flop_factor: float | None,
 ) -> int:
   """Steps of dense training that cost as much as a method's `full_steps`.
 
@@ -81,7 +81,15 @@ def equal_flop_steps(
     dataset: whose batches it sees.
     full_steps: steps of the method.
     flop_factor: of the method, by its layers: it runs L / flop_factor of L.
+
+  Raises:
+    ValueError: if there is no factor, or it is below 1.
   """
+  if flop_factor is None or flop_factor < 1:
+    raise ValueError(
+      f"FLOP_FACTOR = {flop_factor}, expected a number of at least 1: that of"
+      " the method whose cost dense training is to have."
+    )
   step = model.step_flops(dataset.batch_spec()).step
   layers = model.num_layers
   return round(full_steps * step(layers / flop_factor) / step(layers))

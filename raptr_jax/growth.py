@@ -115,15 +115,21 @@ class GrowthPlan:
     if old != int(old) or new != int(new) or new <= old:
       raise ValueError(
         f"The model cannot grow from {old:g} to {new:g} layers: set whole and"
-        " growing STACKING_LENGTHS."
+        " growing numbers of layers (STACKING_LENGTHS, DOUBLING_LENGTHS)."
       )
     try:
       rows = NEW_LAYERS[self.new_layers](int(old), int(new))
     except ValueError as error:
       raise ValueError(
         f"GrowthPlan.new_layers = {self.new_layers!r} cannot grow from"
-        f" {old:g} to {new:g} layers: {error}. Set other STACKING_LENGTHS."
+        f" {old:g} to {new:g} layers: {error}. Set other numbers of layers"
+        " (STACKING_LENGTHS, DOUBLING_LENGTHS) or another way to grow."
       ) from None
+    if len(rows) != new or not all(0 <= row < new for row in rows):
+      raise ValueError(
+        f"GrowthPlan.new_layers = {self.new_layers!r} gives the sources {rows},"
+        f" expected {new:g} rows, each from 0 to {new - 1:g}."
+      )
     return np.asarray([*rows, *range(int(new), self.schedule.num_layers)])
 
 

@@ -163,10 +163,9 @@ def rewarmed(
   Raises:
     ValueError: if a stage ends before its warm-up does.
   """
-  if growth is None or not warmup_steps:
+  if growth is None or not growth.schedule.boundaries or not warmup_steps:
     return learning_rate
-  stages = growth.schedule.stages
-  shortest = min(stage.num_steps for stage in stages[1:])
+  shortest = min(stage.num_steps for stage in growth.schedule.stages[1:])
   if not 0 <= warmup_steps < shortest:
     raise ValueError(
       f"rewarmed.warmup_steps = {warmup_steps} (REWARMUP_STEPS), expected 0 to"

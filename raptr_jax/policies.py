@@ -4,9 +4,9 @@ A method is its inclusion probabilities over time, a sampler that draws a mask
 with these marginals, and a scaling of the kept layers. To add one, write a
 function here that returns a `LayerPolicy`, and a gin file in `gin/methods/`.
 
-Each method has one free number. Its default is the source's; a FLOP factor
-(dense FLOPs over the method's, of the layers alone) decides it instead, so that
-methods can be compared at equal cost.
+Each method that drops layers has one free number, such as a rate. A FLOP factor
+(dense FLOPs over the method's, of the layers alone) decides it, so that methods
+can be compared at equal cost; for staged methods it is in `schedule.py`.
 
 Draws depend on the key and the step alone: nothing about them is saved, and a
 resumed run draws the same paths, on any number of devices.
@@ -161,8 +161,9 @@ def constant(
     raise ValueError("Set FLOP_FACTOR or policies.constant.path_length.")
   if not fixed.sum() <= path_length <= num_layers:
     raise ValueError(
-      f"constant.path_length = {path_length}, expected {int(fixed.sum())} (the"
-      f" fixed layers) to {num_layers} (all)."
+      f"constant.path_length = {path_length:g}, expected {int(fixed.sum())} (the"
+      f" fixed layers) to {num_layers} (all): set another FLOP_FACTOR or"
+      " policies.constant.path_length."
     )
   inclusion = path_inclusion(path_length, fixed)
   return LayerPolicy(
@@ -275,8 +276,11 @@ def dont_drop_dropout(
 
   We depart from it in two ways: the source draws a mask for each sequence, here
   one draw serves the batch, so that a dropped layer costs nothing; and the
-  residual of a block is scaled once, since scaling attention and MLP of one
-  mask one after the other does not keep the mean.
+  residual of a (pre-norm) block is scaled once, since scaling attention and MLP
+  of one mask one after the other does not keep the mean.
+
+  At a rate near 1, which a FLOP factor near 4/3 asks for, the last layers run
+  hardly ever at first, and are then scaled by large numbers.
 
   Args:
     num_layers: L.
@@ -375,7 +379,7 @@ def sqrt_global(mask, inclusion):
 
 
 def inverse_p(mask, inclusion):
-  """1 / p: each layer's residual keeps its mean (inverted dropout)."""
+  """1 / p: the residual of a pre-norm layer keeps its mean."""
   return 1 / jnp.maximum(inclusion, jnp.finfo(inclusion.dtype).tiny)
 
 

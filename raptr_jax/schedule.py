@@ -7,6 +7,7 @@ for a 12-layer model.
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
@@ -135,7 +136,7 @@ def stage_schedule(
   if min(steps) < 1:
     raise ValueError(
       f"Stages of {steps} steps: each must last at least one. Set a larger"
-      " TRAIN_STEPS or fewer stage_schedule.path_lengths."
+      " TRAIN_STEPS, fewer path lengths or another FLOP_FACTOR."
     )
   stages = [Stage(float(p), n) for p, n in zip(path_lengths, steps)]
   if full_model_steps:
@@ -162,8 +163,14 @@ def expansion_schedule(
       path length becomes L / flop_factor.
 
   Raises:
-    ValueError: if there is no step before the expansion, or none after it.
+    ValueError: if there is no step before the expansion, or none after it, or
+      nothing to expand.
   """
+  if not 0 <= initial_layers < num_layers:
+    raise ValueError(
+      f"expansion_schedule.initial_layers = {initial_layers}, expected 0 to"
+      f" {num_layers - 1}, less than the model has."
+    )
   expansion_step = round(expansion_share * total_steps)
   solved = {}
   if flop_factor is not None:
@@ -194,6 +201,8 @@ def _stage_exponent(
 
   limit = 50.0  # There the longest stage is all that is left.
   low, high = sorted((mean(-limit), mean(limit)))
+  if math.isclose(low, high) and math.isclose(mean_length, low):
+    return 0.0
   if not low < mean_length < high:
     raise ValueError(
       f"FLOP_FACTOR = {flop_factor:g} needs a mean path length of"

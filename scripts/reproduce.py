@@ -40,13 +40,18 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = _parser().parse_args([a for a in argv if a not in overrides])
   try:
     if args.table in THEORY:
+      if overrides or args.only or args.tune or args.dry_run:
+        raise ValueError(
+          f"--table {args.table} takes none of --only, --tune, --dry_run and"
+          " --gin.NAME=VALUE."
+        )
       _reproduce_theory(args)
     elif args.scale is None:
       raise ValueError(f"--table {args.table} needs --scale {'|'.join(SCALES)}")
     else:
       setting = Setting(args.scale, args.runs, overrides)
       _reproduce_table(args, TABLES[args.table], setting)
-  except (BlockingIOError, ConfigurationError, ValueError) as error:
+  except (ConfigurationError, OSError, RuntimeError, ValueError) as error:
     sys.exit(f"error: {error}")
 
 
@@ -116,7 +121,8 @@ def _stopping() -> Iterator[None]:
 
 def _reproduce_theory(args: argparse.Namespace) -> None:
   module = importlib.import_module(f"tables.{args.table}")
-  folder = args.runs / args.table
+  # The lemma's trained models are those of a scale.
+  folder = args.runs / (args.scale or "tiny") / args.table
   if not args.report_only:
     inputs = {}
     if args.table == "theory_lemma":

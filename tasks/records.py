@@ -204,7 +204,7 @@ def check_vocabulary(path: Path, expected: str) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
   """A temporary path that becomes `path` if the block ends well."""
-  partial = path.with_name(path.name + ".partial")
+  partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
   yield partial
   with partial.open("rb") as file:
     os.fsync(file.fileno())

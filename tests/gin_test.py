@@ -222,6 +222,45 @@ def test_every_learning_rate_can_be_selected(schedule):
   assert float(run.optimizer.learning_rate(200)) > 0
 
 
+@pytest.mark.parametrize(
+  "method", ["raptr.gin", "gradual_stacking.gin", "late_expansion.gin"]
+)
+def test_a_rate_can_decay_in_the_last_stage_of_any_staged_method(method):
+  rate = {"LEARNING_RATE_SCHEDULE": "@optim.constant_then_decay()"}
+  run = build_at_scale("bert_tiny.gin", method, **rate)
+  peak, last = run.total_steps // 2, run.policy.boundaries[-1]
+  expected = float(run.optimizer.learning_rate(min(peak, last - 1)))
+  assert expected == pytest.approx(4e-3)
+  assert float(run.optimizer.learning_rate(run.total_steps)) == 0.0
+
+
+@pytest.mark.parametrize("second", sorted({*METHODS} - {"stacking.gin"}))
+def test_no_method_leaves_anything_for_the_next_one(second):
+  """But for the dense controls, whose headers say so."""
+
+  def config(*methods):
+    files = (f"--gin_file=methods/{method}" for method in methods)
+    scale = "--gin_file=scales/bert_tiny.gin"
+    main.configure([scale, *files, "--gin.MODEL_DIR='x'"], "")
+    run = gin.get_configurable(experiment.Experiment)()
+    return {name: vars(run)[name] for name in ("policy", "growth", "optimizer")}
+
+  def described(parts):
+    policy, growth = parts["policy"], parts["growth"]
+    steps = jnp.asarray([0, 100, 200, 400])
+    return (
+      jax.vmap(policy.inclusion)(steps).tolist(),
+      (policy.sampler, policy.scaling, policy.boundaries, policy.solved),
+      growth and (growth.new_layers, growth.optimizer_state),
+      [float(parts["optimizer"].learning_rate(step)) for step in steps],
+    )
+
+  alone = described(config(second))
+  for first in ("raptr.gin", "midas.gin", "late_expansion.gin"):
+    assert described(config(first, second)) == alone
+    assert "freeze_skipped = True" not in gin.config_str()
+
+
 def test_raptr_and_its_dense_twin_differ_in_the_method_alone(tmp_path):
   def build(leaf):
     configure(leaf, MODEL_DIR=f"'{tmp_path}'", VOCABULARY_PATH="'vocab.txt'")

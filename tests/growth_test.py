@@ -6,7 +6,12 @@ import pytest
 from raptr_jax import growth, policies
 from raptr_jax.contracts import LayerDraw, LayerPath
 from raptr_jax.models.masked_stack import full_path
-from raptr_jax.schedule import Stage, StageSchedule, expansion_schedule
+from raptr_jax.schedule import (
+  Stage,
+  StageSchedule,
+  expansion_schedule,
+  stage_schedule,
+)
 from raptr_jax.state import init_state
 from tests.toy import LAYERS, ToyDataset, make_experiment, make_model
 
@@ -173,3 +178,18 @@ def test_growth_and_policy_share_their_stages(tmp_path):
     make_experiment(tmp_path, growth=growing)
   policy = policies.stacked(schedule=schedule)
   make_experiment(tmp_path, growth=growing, policy=policy)
+
+
+def test_a_policy_may_not_train_layers_that_are_not_there_yet(tmp_path):
+  schedule = stage_schedule(path_lengths=(2, 4), total_steps=12, num_layers=4)
+  growing = growth.GrowthPlan(schedule, "last")
+  policy = policies.raptr(schedule=schedule)
+  with pytest.raises(ValueError, match=r"In step 0 .*@policies.stacked\(\)"):
+    make_experiment(tmp_path, growth=growing, policy=policy)
+
+
+@pytest.mark.parametrize("rows", [[0, 1], [0, 1, 2, 9]])
+def test_a_wrong_row_map_is_told(monkeypatch, rows):
+  monkeypatch.setitem(growth.NEW_LAYERS, "mine", lambda old, new: rows)
+  with pytest.raises(ValueError, match="'mine' gives .* expected 4 rows, each"):
+    plan((2, 4), "mine")

@@ -186,7 +186,10 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
   assert not (tmp_path / "run").exists()
 
 
-def test_a_dry_run_prints_the_solved_number_and_both_factors(capsys):
+def test_a_dry_run_prints_the_solved_number_and_both_factors(
+  capsys, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)  # Where no data is prepared.
   main.main(
     [
       "--gin_file=experiments/quickstart_bert_raptr.gin",

@@ -54,6 +54,7 @@ def test_a_command_names_a_table(line, tmp_path, monkeypatch):
   monkeypatch.syspath_prepend(ROOT / "scripts")
   monkeypatch.chdir(tmp_path)
   reproduce = importlib.import_module("reproduce")
+  tables = importlib.import_module("tables.runs")
   python, script, *words = shlex.split(line)
   assert (python, script) == ("python", "scripts/reproduce.py")
   overrides = tuple(word for word in words if word.startswith("--gin."))
@@ -64,7 +65,7 @@ def test_a_command_names_a_table(line, tmp_path, monkeypatch):
     return
   setting = reproduce.Setting(args.scale, tmp_path, overrides)
   row = reproduce.TABLES[args.table].rows[-1]
-  reproduce.runs.Run(setting, row, 1e-3, 0).configure()
+  tables.Run(setting, row, 1e-3, 0).configure()
   run = gin.get_configurable(experiment.Experiment)()
   assert run.train_dataset.batch_spec()
 

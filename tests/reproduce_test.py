@@ -371,7 +371,7 @@ def test_a_page_of_losses_has_the_numbers(setting, tmp_path):
   assert column(page, "dense, equal FLOPs", "FLOP factor, nominal") == "1.250x"
   assert column(page, "dense, fewer layers", "FLOP factor, nominal") == "1.333x"
   assert set(cells(page, "LayerDrop")[1:]) == {"–"}
-  assert "Without a finished run: constant path length; LayerDrop" in page
+  assert "LayerDrop (0 of 2)" in page
   assert "no difference that these seeds could tell from chance" in page
   assert "-0.2000 with one seed" in page
   assert "- hardware: 2 CPU cores (Model)\n- versions: jax 0.10.2" in page

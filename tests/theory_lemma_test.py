@@ -107,7 +107,7 @@ def test_slopes_are_means_over_seeds_with_their_intervals(tmp_path):
 
 def test_without_trained_models_the_page_tells_how_to_get_them(tmp_path):
   page, size = write_page(tmp_path, {})
-  assert "None were measured: they come with the runs of `make it so`" in page
+  assert "None were measured: they come with the runs of" in page
   assert "by layer\n" not in page
   assert "- seeds: 3, 4\n- seconds of computing: 100\n" in page
   assert size == (11 * 150, 4.4 * 150)

@@ -16,6 +16,7 @@ from raptr_jax.checkpoint import Checkpointer
 from raptr_jax.execution import StepPrograms
 from raptr_jax.growth import GrowthPlan, grow
 from raptr_jax.models.bert import BertMaskedLM
+from raptr_jax.partitioning import Partitioner
 from raptr_jax.schedule import stage_schedule
 from raptr_jax.train import train
 from tests.toy import LAYERS, ToyDataset, make_experiment, make_model
@@ -144,6 +145,28 @@ def test_a_stacked_run_goes_on_across_a_growth_in_the_same_bits(
   )
   expected = rows(Path(unbroken_stacking.model_dir), "eval")
   assert rows(tmp_path, "eval") == expected
+
+
+def test_reset_optimizer_state_goes_on_across_a_growth_as_well(tmp_path):
+  def make(folder, **overrides):
+    experiment = make_stacking(tmp_path / folder, **overrides)
+    growth = GrowthPlan(experiment.growth.schedule, "middle", "reset")
+    return dataclasses.replace(experiment, growth=growth)
+
+  unbroken = make("unbroken")
+  train(unbroken)
+  dying = make("dying", train_dataset=DyingDataset(6))
+  with pytest.raises(Killed):
+    train(dying)
+  assert_it_ends_like(unbroken, make("dying"))
+
+
+def test_a_sharded_model_grows_like_one_in_a_piece(tmp_path, unbroken_stacking):
+  sharded = make_stacking(tmp_path, partitioner=Partitioner(model_shards=2))
+  train(sharded)
+  expected = rows(Path(unbroken_stacking.model_dir), "eval")
+  for got, row in zip(rows(tmp_path, "eval"), expected, strict=True):
+    assert got["loss"] == pytest.approx(row["loss"], rel=1e-4)
 
 
 def test_a_growing_model_is_evaluated_as_it_is(unbroken_stacking, tmp_path):

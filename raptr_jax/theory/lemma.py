@@ -5,7 +5,7 @@ compares L(F), the loss of a network, with the mean over l of L(F_{-l}), where
 F_{-l} bypasses layer l. What bounds their difference is the change of the
 output, and its lemma is on linear residual networks at initialisation: with
 residual connections and layer norm this change is O(1 / sqrt(L)) of the output;
-without either it is Omega(1).
+if one of them is missing it is Omega(1).
 
 A layer here is y + W LN(y), with W ~ N(0, 1 / D), and a layer norm LN without
 parameters; inputs are N(0, 1). Measured are

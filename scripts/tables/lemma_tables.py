@@ -11,11 +11,11 @@ from .lemma_runs import DEEP, WIDTH, Record, cells_of, gaps_of, slope_of
 from .statistics import Estimate
 
 # Exponents of the paper's rates; "neither" is not among its cases.
-RATES = {
+RATES: dict[str, tuple[str, float | None]] = {
   "residual + LN": ("O(L^-0.5)", -0.5),
   "residual only": ("Omega(1)", 0.0),
   "LN only": ("Omega(1)", 0.0),
-  "neither": ("not stated", 0.0),
+  "neither": (pages.MISSING, None),
 }
 TOLERANCE = 0.1
 
@@ -27,8 +27,7 @@ def slope_table(measured: Record) -> str:
     cells = cells_of(measured, form, WIDTH)
     deep = cells_of(measured, form, WIDTH, DEEP)
     value = slope_of(deep)
-    off = abs(value.mean - exponent)
-    verdict = "agrees" if off <= TOLERANCE else f"off by {off:.3f}"
+    verdict = _verdict(value.mean, exponent)
     depths = [cell["depth"] for cell in deep]
     limits = [lemma.FORMS[form].wide_limit(depth) for depth in depths]
     limit = float(lemma.fit_exponents(depths, np.array(limits)))
@@ -38,14 +37,21 @@ def slope_table(measured: Record) -> str:
         rate,
         _interval(slope_of(cells)),
         _interval(value),
-        f"{verdict} (within {TOLERANCE:g} of {exponent:g})"
-        if off <= TOLERANCE
-        else f"{verdict} from {exponent:g}",
+        verdict,
         f"{limit:z.3f}",
       )
     )
   head = ("form", "paper", "slope, all L", f"slope, L >= {DEEP}", "verdict")
   return pages.table((*head, "slope of D -> infinity"), rows)
+
+
+def _verdict(slope: float, exponent: float | None) -> str:
+  if exponent is None:
+    return pages.MISSING
+  off = abs(slope - exponent)
+  if off <= TOLERANCE:
+    return f"agrees (within {TOLERANCE:g} of {exponent:g})"
+  return f"off by {off:.3f} from {exponent:g}"
 
 
 def gap_table(measured: Record) -> str:

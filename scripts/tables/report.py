@@ -75,16 +75,28 @@ def _made_by(
 
 
 def _missing(found: Mapping[str, Result]) -> str:
-  names = [result.row.label for result in found.values() if not result.runs]
-  return f"Without a finished run: {'; '.join(names)}." if names else ""
+  """What a reader may not overlook: rows that lack runs."""
+  most = max(len(result.runs) for result in found.values())
+  fewer = [
+    f"{result.row.label} ({len(result.runs)} of {most})"
+    for result in found.values()
+    if len(result.runs) < most
+  ]
+  return f"Finished with fewer seeds: {'; '.join(fewer)}." if fewer else ""
 
 
 def _learning_rates(grids: Mapping[str, Grid], *, tune: bool) -> str:
   if tune:
-    note = "Each row was tuned by itself, with seed 0, and uses its own best."
+    note = (
+      "Each row was tuned by itself, with seed 0, which is also its first seed"
+      " above, and uses its own best."
+    )
     shown = list(grids.values())
   else:
-    note = "Tuned for dense training, with seed 0, and used for all rows."
+    note = (
+      "Tuned for dense training and used for all rows. It is the best of seed 0,"
+      " which is also the first seed of the dense row: a small advantage of it."
+    )
     shown = [grids["dense"]]
   rates = next(iter(grids.values())).losses
   lines = [

@@ -17,7 +17,9 @@ from .rows import Row
 CONFIG_FILE = "config.gin"
 # What the user of a table cannot set: rows and their runs differ in it.
 OWN_MACROS = (
-  "MODEL_DIR", "RANDOM_SEED", "LEARNING_RATE", "TRAIN_STEPS", "NUM_LAYERS"
+  "MODEL_DIR", "RANDOM_SEED", "LEARNING_RATE", "TRAIN_STEPS", "NUM_LAYERS",
+  "FLOP_FACTOR", "PATH_LENGTHS", "STACKING_LENGTHS", "DOUBLING_LENGTHS",
+  "SHALLOW_LAYERS",
 )  # fmt: skip
 
 

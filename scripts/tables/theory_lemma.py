@@ -116,7 +116,8 @@ def _trained_page(trained: Mapping[str, Record], command: str) -> list[str]:
     return [
       title,
       "None were measured: they come with the runs of"
-      f" `{command}`, each finished before this page is made.",
+      " `python scripts/reproduce.py --table transitions`, of the same scale,"
+      " finished before this page is made.",
     ]
   parts = lemma_runs.by_depth(trained)
   runs = "; ".join(

@@ -55,6 +55,7 @@ def train_rows(
   with Progress() as progress:
     while left := queue():
       run = left[0]
+      check_unchanged([run])  # Its learning rate may just have been found.
       progress.start(left)
       if launch(run, progress.watch):
         progress.finish(_outcome(run))
