@@ -64,22 +64,8 @@ class Experiment:
         f"The model has {self.model.num_layers} layers, the method is for"
         f" {self.policy.num_layers}: set NUM_LAYERS for both."
       )
-    if self.growth and (
-      self.growth.schedule.boundaries != self.policy.boundaries
-    ):
-      raise ValueError(
-        f"The model grows at steps {self.growth.schedule.boundaries}, but the"
-        f" stages of the method begin at {self.policy.boundaries}: use one"
-        " SCHEDULE for POLICY and GROWTH."
-      )
     if self.growth:
-      for step in (0, *self.growth.schedule.boundaries):
-        grown = np.arange(self.policy.num_layers) < self.growth.num_layers(step)
-        if not np.array_equal(self.policy.inclusion(jnp.asarray(step)), grown):
-          raise ValueError(
-            f"In step {step} the method does not train the layers that the"
-            " model has grown to: use POLICY = @policies.stacked() with GROWTH."
-          )
+      self._check_growth(self.growth)
     for name in (
       "total_steps",
       "eval_period",
@@ -105,6 +91,23 @@ class Experiment:
         f" {shards}: Experiment.num_microbatches = {self.num_microbatches} on"
         f" {shards // self.num_microbatches} data-parallel devices."
       )
+
+  def _check_growth(self, growth: GrowthPlan) -> None:
+    """Raises a ValueError unless the method trains what there is to train."""
+    boundaries = growth.schedule.boundaries
+    if boundaries != self.policy.boundaries:
+      raise ValueError(
+        f"The model grows at steps {boundaries}, but the stages of the method"
+        f" begin at {self.policy.boundaries}: use one SCHEDULE for POLICY and"
+        " GROWTH."
+      )
+    for step in (0, *boundaries):
+      grown = np.arange(self.policy.num_layers) < growth.num_layers(step)
+      if not np.array_equal(self.policy.inclusion(jnp.asarray(step)), grown):
+        raise ValueError(
+          f"In step {step} the method does not train the layers that the model"
+          " has grown to: use POLICY = @policies.stacked() with GROWTH."
+        )
 
   def open(self) -> None:
     """Opens the data.

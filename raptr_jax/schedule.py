@@ -103,20 +103,7 @@ def stage_schedule(
       exponent meets the FLOP factor.
   """
   path_lengths = tuple(path_lengths)
-  if not path_lengths:
-    raise ValueError("stage_schedule.path_lengths is empty: name at least one.")
-  for length in path_lengths:
-    if not 1 <= length <= num_layers:
-      raise ValueError(
-        f"stage_schedule.path_lengths has {length}, expected 1 to num_layers"
-        f" = {num_layers}."
-      )
-  if ends_with_full_model and path_lengths[-1] != num_layers:
-    raise ValueError(
-      f"stage_schedule.path_lengths ends with {path_lengths[-1]}, not with the"
-      f" full model's {num_layers} layers; set"
-      " stage_schedule.ends_with_full_model = False if that is meant."
-    )
+  _check_path_lengths(path_lengths, num_layers, ends_with_full_model)
   if not 0 <= full_model_steps < total_steps:
     raise ValueError(
       f"stage_schedule.full_model_steps = {full_model_steps}, expected 0 to"
@@ -188,6 +175,25 @@ def expansion_schedule(
     Stage(float(num_layers), total_steps - expansion_step),
   )
   return StageSchedule(num_layers, stages, solved)
+
+
+def _check_path_lengths(
+  path_lengths: Sequence[float], num_layers: int, ends_with_full_model: bool
+) -> None:
+  if not path_lengths:
+    raise ValueError("stage_schedule.path_lengths is empty: name at least one.")
+  for length in path_lengths:
+    if not 1 <= length <= num_layers:
+      raise ValueError(
+        f"stage_schedule.path_lengths has {length}, expected 1 to num_layers"
+        f" = {num_layers}."
+      )
+  if ends_with_full_model and path_lengths[-1] != num_layers:
+    raise ValueError(
+      f"stage_schedule.path_lengths ends with {path_lengths[-1]}, not with the"
+      f" full model's {num_layers} layers; set"
+      " stage_schedule.ends_with_full_model = False if that is meant."
+    )
 
 
 def _stage_exponent(

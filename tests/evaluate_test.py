@@ -25,6 +25,18 @@ def make_evaluator(**overrides):
   return Evaluator(**kwargs | overrides)
 
 
+def recording_evaluator(monkeypatch):
+  """An evaluator that runs nothing, and the list of the paths it is asked."""
+  seen = []
+  evaluator = make_evaluator()
+  monkeypatch.setattr(
+    evaluator,
+    "_mean",
+    lambda params, paths: seen.extend(p.indices.tolist() for p in paths),
+  )
+  return evaluator, seen
+
+
 def test_due_every_period_and_around_boundaries():
   evaluator = make_evaluator()
   due = [step for step in range(41) if evaluator.due(step)]
@@ -43,13 +55,7 @@ def test_the_full_loss_is_the_mean_over_all_targets():
 
 
 def test_a_growing_model_is_its_lowest_layers(monkeypatch):
-  seen = []
-  evaluator = make_evaluator()
-  monkeypatch.setattr(
-    evaluator,
-    "_mean",
-    lambda params, paths: seen.extend(p.indices.tolist() for p in paths),
-  )
+  evaluator, seen = recording_evaluator(monkeypatch)
   for depth in (0, 2, None):
     evaluator.full(PARAMS, depth)
   assert seen == [[]] * 3 + [[0, 1]] * 3 + [[0, 1, 2, 3]] * 3
@@ -61,13 +67,7 @@ def test_evaluation_is_always_on_the_same_batches():
 
 
 def test_paths_keep_the_fixed_layers_and_differ_between_batches(monkeypatch):
-  seen = []
-  evaluator = make_evaluator()
-  monkeypatch.setattr(
-    evaluator,
-    "_mean",
-    lambda params, paths: seen.extend(p.indices.tolist() for p in paths),
-  )
+  evaluator, seen = recording_evaluator(monkeypatch)
   for seed in range(4):
     evaluator.by_path_length(PARAMS, 3, ENDS, jax.random.key(seed))
   assert all(len(path) == 3 for path in seen)

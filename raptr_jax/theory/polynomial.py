@@ -306,6 +306,7 @@ def _train_steps(
   loss_fn = functools.partial(squared_error, model=model, target=target)
 
   def step(state, draw):
+    """Trains one draw [L] on fresh inputs."""
     key = jax.random.fold_in(input_key, state.step)
     x = jax.random.rademacher(key, shape, jnp.float32)
     grads = jax.grad(loss_fn)(state.params, x, draw)
