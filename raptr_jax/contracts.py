@@ -6,12 +6,16 @@ shared, and knows the method only through the `LayerDraw` of a step.
 
 Shape letters, here and everywhere:
 
-  B batch   T tokens   P predicted positions   D model width   F MLP width
-  H heads   K head width   V vocabulary   L layers   k kept layers
+  B batch   T tokens   S slots or source tokens that are attended to
+  P predicted positions   D model width   F MLP width   H heads   K head width
+  V vocabulary   L layers of a stack   k kept layers
+
+A model has one or several stacks of layers, each with a name: that of its
+parameters. What differs between stacks is a mapping by that name.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import flax.struct
 import jax
@@ -20,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 Params: TypeAlias = Any  # A pytree of parameters.
 Batch: TypeAlias = Mapping[str, np.ndarray]
+Value = TypeVar("Value")
 Metrics: TypeAlias = dict[str, Array]  # Sums and weights: they add up.
 
 
@@ -52,6 +57,10 @@ class LayerPath:
   scale: Float[Array | np.ndarray, "k"]
 
 
+# The layers that run in a step, by the name of each stack.
+Draws: TypeAlias = Mapping[str, LayerDraw | LayerPath]
+
+
 def in_layer_stack(path: tuple[Any, ...]) -> bool:
   """Whether the leaf at this path of a tree has a row for each layer.
 
@@ -60,13 +69,27 @@ def in_layer_stack(path: tuple[Any, ...]) -> bool:
   return "layers" in key_names(path)
 
 
+def of_stack(
+  path: tuple[Any, ...], by_stack: Mapping[str, Value]
+) -> Value | None:
+  """What belongs to the stack that holds the leaf at this path of a tree.
+
+  Returns:
+    The value of the stack whose name is on the path; None outside of stacks.
+  """
+  if not in_layer_stack(path):
+    return None
+  names = key_names(path)
+  return next(value for name, value in by_stack.items() if name in names)
+
+
 def key_names(path: tuple[Any, ...]) -> set[str]:
   """Names on the path of a tree's leaf."""
   return {str(getattr(key, "key", getattr(key, "name", key))) for key in path}
 
 
 class Policy(Protocol):
-  """A layer-dropping method, as a pure function of the step.
+  """A layer-dropping method for one stack, as a pure function of the step.
 
   Attributes:
     num_layers: L.
@@ -91,14 +114,11 @@ class Policy(Protocol):
 
 
 class Model(Protocol):
-  """A model that can train any path of its layers.
-
-  Attributes:
-    num_layers: L.
-  """
+  """A model that can train any path of the layers of its stacks."""
 
   @property
-  def num_layers(self) -> int: ...
+  def stacks(self) -> Mapping[str, int]:
+    """L of each stack, by the name that its parameters have."""
 
   def init(self, key: jax.Array) -> Params:
     """Fresh parameters, boxed with their logical axis names."""
@@ -108,7 +128,7 @@ class Model(Protocol):
     params: Params,
     batch: Mapping[str, Array],
     dropout_key: jax.Array | None,
-    draw: LayerDraw | LayerPath,
+    draws: Draws,
   ) -> tuple[Float[Array, ""], Metrics]:
     """Sum of the loss over targets, and metrics as sums and weights.
 
@@ -116,23 +136,61 @@ class Model(Protocol):
       params: parameters without boxes.
       batch: a batch of this model's task.
       dropout_key: None switches dropout off.
-      draw: the layers that run.
+      draws: the layers that run, of each stack.
 
     Returns:
-      The summed loss, and at least `loss` (the same sum), `accuracy` (a sum)
-      and `weight` (number of targets), all float32 scalars.
+      What is minimised, and at least `loss` (summed cross entropy in nats),
+      `accuracy` (a sum) and `weight` (number of targets), all float32 scalars.
     """
 
   def score_batch(
     self,
     params: Params,
     batch: Mapping[str, Array],
-    draw: LayerDraw | LayerPath,
+    draws: Draws,
   ) -> Float[Array, "B"]:
-    """Log-likelihood of the targets of each example."""
+    """Log-likelihood of the targets of each row, in nats."""
 
   def step_flops(self, batch: Mapping[str, Any]) -> Any:
     """`flops.StepFlops` of a batch, of which only shapes are read."""
+
+
+class Generator(Model, Protocol):
+  """A model that can write, token by token, with any path of its layers.
+
+  A cache is a pytree whose leaves have the examples on their axis 1, so that a
+  search can rearrange them, or are scalars.
+  """
+
+  def start(
+    self,
+    params: Params,
+    prompts: Int[Array, "B T"],
+    lengths: Int[Array, "B"],
+    paths: Mapping[str, LayerPath],
+    max_new_tokens: int,
+  ) -> tuple[Float[Array, "B V"], Any]:
+    """Reads prompts.
+
+    Args:
+      params: parameters without boxes.
+      prompts: tokens, padded on the right.
+      lengths: tokens of each prompt, at least 1.
+      paths: the layers that run.
+      max_new_tokens: room for so many tokens.
+
+    Returns:
+      Logits of the first new token, float32, and a cache for `extend`.
+    """
+
+  def extend(
+    self,
+    params: Params,
+    tokens: Int[Array, "B"],
+    cache: Any,
+    paths: Mapping[str, LayerPath],
+  ) -> tuple[Float[Array, "B V"], Any]:
+    """Takes the token that was chosen last; gives the next one's logits."""
 
 
 class Dataset(Protocol):
@@ -143,11 +201,14 @@ class Dataset(Protocol):
     num_examples: examples in an epoch; None if the stream does not tell.
     unigram_counts: how often each token occurs in the training text; None if
       not known.
+    kinds: names of the kinds of rows, such as denoisers, that the feature
+      `kind` [B, 1] of a batch counts from 0; empty if there is but one.
   """
 
   batch_size: int
   num_examples: int | None
   unigram_counts: np.ndarray | None
+  kinds: tuple[str, ...]
 
   def open(self) -> None:
     """Opens the data, which the constructor does not; raises if it is amiss."""

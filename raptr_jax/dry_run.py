@@ -1,11 +1,14 @@
 """Prints what a run would do and cost; reads no data, trains nothing."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from raptr_jax import execution
 from raptr_jax import plan as plans
+from raptr_jax.contracts import Draws
 from raptr_jax.experiment import Experiment
 from raptr_jax.state import TrainState
 
@@ -15,7 +18,7 @@ def print_plan(experiment: Experiment) -> None:
   console = Console(highlight=False, soft_wrap=True)
   plan = plans.make_plan(experiment)
   abstract = plans.abstract_state(experiment)
-  dense_step = plan.step_flops.step(plan.num_layers)
+  dense_step = plan.step_flops.step(plan.stacks)
   facts = {
     "parameters": f"{plans.parameter_count(abstract):,}",
     "FLOPs of a dense step": f"{dense_step:.4g}",
@@ -39,7 +42,7 @@ def print_plan(experiment: Experiment) -> None:
 
 def _solved(experiment: Experiment) -> str:
   """The method's free number, if a FLOP factor has decided it."""
-  solved = experiment.policy.solved.items()
+  solved = experiment.solved.items()
   return ", ".join(f"{name} = {value:.4g}" for name, value in solved) or "-"
 
 
@@ -52,19 +55,27 @@ def _epochs(experiment: Experiment) -> str:
 
 
 def _stage_table(plan: plans.Plan) -> Table:
+  caption = " / ".join(plan.stacks) if len(plan.stacks) > 1 else None
   table = Table(
-    "stage", "from step", "steps", "p", "path length", "FLOPs a step"
+    "stage",
+    "from step",
+    "steps",
+    "p",
+    "path length",
+    "FLOPs a step",
+    caption=caption,
   )
   for column in table.columns[1:]:
     column.justify = "right"
-  for stage, (start, steps, length) in enumerate(plan.stage_table(), 1):
+  for stage, (start, steps, lengths) in enumerate(plan.stage_table(), 1):
+    chances = (x[start : start + steps] for x in plan.inclusion.values())
     table.add_row(
       str(stage),
       f"{start:,}",
       f"{steps:,}",
-      _probability(plan.inclusion[start : start + steps]),
-      f"{length:.2f}",
-      f"{plan.step_flops.step(length):.4g}",
+      " / ".join(map(_probability, chances)),
+      " / ".join(f"{length:.2f}" for length in lengths.values()),
+      f"{plan.step_flops.step(lengths):.4g}",
     )
   return table
 
@@ -82,25 +93,36 @@ def _memory(
   experiment: Experiment, plan: plans.Plan, abstract: TrainState
 ) -> dict[str, str]:
   """XLA's memory figures of the step, for the shortest and the full path."""
+  shortest = int(plan.draws.path_lengths.argmin())
+  lengths = {name: x[shortest] for name, x in plan.draws.stack_lengths.items()}
   if experiment.execution == "cond":
-    names = {plan.num_layers: "any path"}
-  else:
-    shortest = int(plan.draws.path_lengths.min())
-    names = {shortest: "shortest path", plan.num_layers: "full path"}
+    cases = {"any path": plan.stacks}
+  else:  # One case, if there are no shorter paths.
+    cases = {"shortest path": lengths, "full path": plan.stacks}
+    if lengths == plan.stacks:
+      del cases["shortest path"]
   step = plans.jitted_step(experiment, abstract)
   batch = plans.abstract_batch(experiment)
   figures = {}
-  for kept, name in names.items():
-    mask = np.arange(plan.num_layers) < kept
-    draw = execution.abstract_draw(
-      execution.as_executed(
-        mask, mask.astype(np.float32), experiment.execution
-      ),
+  for name, kept in cases.items():
+    draws = execution.abstract_draw(
+      _lowest_layers(plan, kept, experiment.execution),
       experiment.partitioner.replicated,
     )
-    memory = step.lower(abstract, batch, draw).compile().memory_analysis()
-    figures[f"memory of a step, {name} ({kept} layers)"] = (
+    memory = step.lower(abstract, batch, draws).compile().memory_analysis()
+    layers = sum(kept.values())
+    figures[f"memory of a step, {name} ({layers} layers)"] = (
       f"{memory.temp_size_in_bytes / 2**20:,.0f} MiB temporary,"
       f" {memory.argument_size_in_bytes / 2**20:,.0f} MiB state and batch"
     )
   return figures
+
+
+def _lowest_layers(
+  plan: plans.Plan, kept: Mapping[str, int], form: str
+) -> Draws:
+  masks = {n: np.arange(size) < kept[n] for n, size in plan.stacks.items()}
+  return {
+    name: execution.as_executed(mask, mask.astype(np.float32), form)
+    for name, mask in masks.items()
+  }

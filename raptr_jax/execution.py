@@ -7,7 +7,7 @@ first: which programs it needs, when, and how many FLOPs it will spend.
 import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,31 +15,39 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from raptr_jax.contracts import LayerDraw, LayerPath, Policy
+from raptr_jax.contracts import Draws, LayerDraw, LayerPath, Policy
 
 EXECUTIONS = ("cond", "gather")
 
 
 @dataclasses.dataclass(frozen=True)
 class DrawTable:
-  """The draws of steps 0, 1, ..., S - 1, on the host.
+  """The draws of steps 0, 1, ..., N - 1, on the host, of each stack.
 
   Attributes:
     mask: layers that run.
     scale: factor on their residual branches.
   """
 
-  mask: Bool[np.ndarray, "S L"]
-  scale: Float[np.ndarray, "S L"]
+  mask: Mapping[str, Bool[np.ndarray, "N L"]]
+  scale: Mapping[str, Float[np.ndarray, "N L"]]
 
   @functools.cached_property
-  def path_lengths(self) -> Int[np.ndarray, "S"]:
-    """Number of layers that run in each step."""
-    return self.mask.sum(axis=1)
+  def stack_lengths(self) -> Mapping[str, Int[np.ndarray, "N"]]:
+    """Number of layers of each stack that run in each step."""
+    return {name: mask.sum(axis=1) for name, mask in self.mask.items()}
 
-  def draw(self, step: int, execution: str) -> LayerDraw | LayerPath:
-    """The draw of a step, in the form of that execution, as NumPy arrays."""
-    return as_executed(self.mask[step], self.scale[step], execution)
+  @functools.cached_property
+  def path_lengths(self) -> Int[np.ndarray, "N"]:
+    """Number of layers that run in each step, of all stacks together."""
+    return np.sum(list(self.stack_lengths.values()), axis=0)
+
+  def draws(self, step: int, execution: str) -> Draws:
+    """The draws of a step, in the form of that execution, as NumPy arrays."""
+    return {
+      name: as_executed(mask[step], self.scale[name][step], execution)
+      for name, mask in self.mask.items()
+    }
 
 
 def as_executed(
@@ -59,11 +67,13 @@ def to_path(
   return LayerPath(indices, scale[indices])
 
 
-def draw_table(policy: Policy, key: jax.Array, total_steps: int) -> DrawTable:
+def draw_table(
+  policies: Mapping[str, Policy], key: jax.Array, total_steps: int
+) -> DrawTable:
   """Draws all steps of a run, on the CPU where jax may use it.
 
   Keys give the same bits everywhere, but probabilities may be rounded
-  differently by another kind of device.
+  differently by another kind of device. Stacks draw independently.
   """
   try:
     device = jax.local_devices(backend="cpu")[0]
@@ -71,9 +81,25 @@ def draw_table(policy: Policy, key: jax.Array, total_steps: int) -> DrawTable:
     device = jax.local_devices()[0]
   with jax.default_device(device):
     steps = jnp.arange(total_steps, dtype=jnp.int32)
-    key = jax.device_put(key, device)
-    draws = jax.jit(jax.vmap(policy, (None, 0)))(key, steps)
-  return DrawTable(np.asarray(draws.mask), np.asarray(draws.scale))
+    keys = stack_keys(jax.device_put(key, device), policies)
+    draws = {
+      name: jax.jit(jax.vmap(policy, (None, 0)))(keys[name], steps)
+      for name, policy in policies.items()
+    }
+  return DrawTable(
+    {name: np.asarray(draw.mask) for name, draw in draws.items()},
+    {name: np.asarray(draw.scale) for name, draw in draws.items()},
+  )
+
+
+def stack_keys(
+  key: jax.Array, stacks: Mapping[str, Any]
+) -> dict[str, jax.Array]:
+  """A key for each stack; the first one's is the key itself."""
+  return {
+    name: jax.random.fold_in(key, number) if number else key
+    for number, name in enumerate(stacks)
+  }
 
 
 def abstract_draw(draw: Any, sharding: jax.sharding.Sharding) -> Any:
@@ -86,9 +112,10 @@ def abstract_draw(draw: Any, sharding: jax.sharding.Sharding) -> Any:
 class StepPrograms:
   """A step function, compiled for each form of draw that a run will meet.
 
-  Under `gather` each path length is a program of its own. All are compiled in
-  a background thread in the order of their first use, so that training waits
-  for the first only, unless a stage begins before its program is ready.
+  Under `gather` each path length (with several stacks: each combination of
+  them) is a program of its own. All are compiled in a background thread in the
+  order of their first use, so that training waits for the first only, unless a
+  stage begins before its program is ready.
   """
 
   def __init__(
@@ -105,7 +132,7 @@ class StepPrograms:
     """Starts to compile what steps `start`, `start + 1`, ... need.
 
     Args:
-      step_fn: a jitted (state, batch, draw) -> (state, metrics).
+      step_fn: a jitted (state, batch, draws) -> (state, metrics).
       abstract_state: shapes, types and placement of the state.
       abstract_batch: the same of a batch.
       draws: of the whole run.
@@ -114,29 +141,30 @@ class StepPrograms:
       draw_sharding: placement of the draws.
     """
     # Under cond one program serves all steps.
-    lengths = draws.path_lengths
-    self._keys = lengths if execution == "gather" else np.zeros_like(lengths)
+    lengths = np.stack(list(draws.stack_lengths.values()), axis=1)
+    if execution != "gather":
+      lengths = np.zeros_like(lengths)
+    self._keys = [tuple(row) for row in lengths.tolist()]
     self._pool = concurrent.futures.ThreadPoolExecutor(1, "compile")
-    self._programs: dict[int, concurrent.futures.Future] = {}
+    self._programs: dict[tuple[int, ...], concurrent.futures.Future] = {}
 
     def compile_for(draw):
       abstract = abstract_draw(draw, draw_sharding)
       program = step_fn.lower(abstract_state, abstract_batch, abstract)
       return program.compile()
 
-    keys, first = np.unique(self._keys[start:], return_index=True)
-    for number in np.argsort(first):
-      draw = draws.draw(start + int(first[number]), execution)
-      future = self._pool.submit(compile_for, draw)
-      self._programs[int(keys[number])] = future
+    for step in range(start, len(self._keys)):
+      if self._keys[step] not in self._programs:
+        future = self._pool.submit(compile_for, draws.draws(step, execution))
+        self._programs[self._keys[step]] = future
 
   def ready(self, step: int) -> bool:
     """Whether the program of `step` can run without a wait."""
-    return self._programs[int(self._keys[step])].done()
+    return self._programs[self._keys[step]].done()
 
   def program(self, step: int) -> Callable[..., Any]:
     """The program of `step`; waits until it is compiled."""
-    return self._programs[int(self._keys[step])].result()
+    return self._programs[self._keys[step]].result()
 
   def close(self) -> None:
     """Gives up what is not compiled yet."""

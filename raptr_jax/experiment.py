@@ -1,6 +1,9 @@
 """What a run is made of: built objects, checked against one another."""
 
 import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ from raptr_jax.checkpoint import Checkpointer
 from raptr_jax.contracts import Dataset, Model, Policy
 from raptr_jax.execution import EXECUTIONS
 from raptr_jax.growth import GrowthPlan
+from raptr_jax.infill import Infilling
 from raptr_jax.optim import Optimizer
 from raptr_jax.partitioning import Partitioner
 
@@ -20,8 +24,10 @@ class Experiment:
 
   Attributes:
     model: what is trained.
-    policy: which of its layers run in a step.
-    growth: how a model that is stacked grows; None for one that is not.
+    policy: which of its layers run in a step; one that all stacks have in
+      common (they draw independently), or one for each, by the stack's name.
+    growth: how a model that is stacked grows, in the same way; None for one
+      that does not grow.
     train_dataset: batches to learn from.
     eval_dataset: held-out batches.
     optimizer: updates the parameters.
@@ -35,10 +41,11 @@ class Experiment:
     num_eval_batches: size of the held-out sample.
     report_period: steps between rows of the report.
     num_microbatches: gradients of so many parts of a batch are accumulated.
+    infilling: shows what the model has learnt, at the end; None shows nothing.
   """
 
   model: Model
-  policy: Policy
+  policy: Policy | Mapping[str, Policy]
   train_dataset: Dataset
   eval_dataset: Dataset
   optimizer: Optimizer
@@ -52,20 +59,22 @@ class Experiment:
   execution: str = "gather"
   report_period: int = 10
   num_microbatches: int = 1
-  growth: GrowthPlan | None = None
+  growth: GrowthPlan | Mapping[str, GrowthPlan] | None = None
+  infilling: Infilling | None = None
 
   def __post_init__(self):
     if self.execution not in EXECUTIONS:
       raise ValueError(
         f"EXECUTION = {self.execution!r}, expected one of {EXECUTIONS}."
       )
-    if self.model.num_layers != self.policy.num_layers:
-      raise ValueError(
-        f"The model has {self.model.num_layers} layers, the method is for"
-        f" {self.policy.num_layers}: set NUM_LAYERS for both."
-      )
-    if self.growth:
-      self._check_growth(self.growth)
+    for name, policy in self.policies.items():
+      if self.model.stacks[name] != policy.num_layers:
+        raise ValueError(
+          f"The model has {self.model.stacks[name]} layers, the method is for"
+          f" {policy.num_layers}: set NUM_LAYERS for both."
+        )
+    for name, growth in self.growths.items():
+      self._check_growth(growth, self.policies[name])
     for name in (
       "total_steps",
       "eval_period",
@@ -77,11 +86,9 @@ class Experiment:
         raise ValueError(
           f"Experiment.{name} = {getattr(self, name)}, expected at least 1."
         )
-    if (
-      self.policy.boundaries and self.policy.boundaries[-1] >= self.total_steps
-    ):
+    if self.boundaries and self.boundaries[-1] >= self.total_steps:
       raise ValueError(
-        f"The last stage begins at step {self.policy.boundaries[-1]}, but the"
+        f"The last stage begins at step {self.boundaries[-1]}, but the"
         f" run ends at step {self.total_steps}: use TRAIN_STEPS for both."
       )
     shards = self.num_microbatches * self.partitioner.mesh.shape["data"]
@@ -92,18 +99,57 @@ class Experiment:
         f" {shards // self.num_microbatches} data-parallel devices."
       )
 
-  def _check_growth(self, growth: GrowthPlan) -> None:
+  @functools.cached_property
+  def policies(self) -> dict[str, Policy]:
+    """The policy of each stack."""
+    return self._by_stack("POLICY", self.policy)
+
+  @functools.cached_property
+  def growths(self) -> dict[str, GrowthPlan]:
+    """How each stack grows; empty if none does."""
+    if self.growth is None:
+      return {}
+    return self._by_stack("GROWTH", self.growth)
+
+  @property
+  def boundaries(self) -> tuple[int, ...]:
+    """Steps at which a new stage of any stack begins."""
+    steps = (set(policy.boundaries) for policy in self.policies.values())
+    return tuple(sorted(set().union(*steps)))
+
+  @property
+  def solved(self) -> dict[str, float]:
+    """Numbers that were solved for to meet a FLOP factor, by name."""
+    if not isinstance(self.policy, Mapping):
+      return dict(self.policy.solved)
+    return {
+      f"{stack}, {name}": value
+      for stack, policy in self.policies.items()
+      for name, value in policy.solved.items()
+    }
+
+  def _by_stack(self, macro: str, part: Any) -> dict[str, Any]:
+    if not isinstance(part, Mapping):
+      return dict.fromkeys(self.model.stacks, part)
+    if set(part) != set(self.model.stacks):
+      raise ValueError(
+        f"{macro} is for the stacks {sorted(part)}, but the model has"
+        f" {sorted(self.model.stacks)}: give one for each, or one for all."
+      )
+    return {name: part[name] for name in self.model.stacks}
+
+  def _check_growth(self, growth: GrowthPlan, policy: Policy) -> None:
     """Raises a ValueError unless the method trains what there is to train."""
     boundaries = growth.schedule.boundaries
-    if boundaries != self.policy.boundaries:
+    if boundaries != policy.boundaries:
       raise ValueError(
         f"The model grows at steps {boundaries}, but the stages of the method"
-        f" begin at {self.policy.boundaries}: use one SCHEDULE for POLICY and"
+        f" begin at {policy.boundaries}: use one SCHEDULE for POLICY and"
         " GROWTH."
       )
     for step in (0, *boundaries):
-      grown = np.arange(self.policy.num_layers) < growth.num_layers(step)
-      if not np.array_equal(self.policy.inclusion(jnp.asarray(step)), grown):
+      grown = np.arange(policy.num_layers) < growth.num_layers(step)
+      if not np.array_equal(policy.inclusion(jnp.asarray(step)), grown):
         raise ValueError(
           f"In step {step} the method does not train the layers that the model"
           " has grown to: use POLICY = @policies.stacked() with GROWTH."

@@ -12,10 +12,12 @@ attention,
 
   block = 2 B T (4 D^2 + 2 D F) + 4 B T^2 D
 
-`other` is what every path pays: embeddings and head.
+`other` is what every path pays: embeddings and head. A model of several stacks
+has a k and a block for each. A causal mask is not counted as less attention.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 
@@ -39,16 +41,20 @@ class StepFlops:
   """FLOPs of a training step as a function of its kept layers.
 
   Attributes:
-    block: forward FLOPs of one layer on a batch.
-    other: forward FLOPs of everything outside the layer stack.
+    blocks: forward FLOPs of one layer on a batch, of each stack.
+    other: forward FLOPs of everything outside the layer stacks.
   """
 
-  block: float
+  blocks: Mapping[str, float]
   other: float
 
-  def step(self, kept_layers: float) -> float:
-    """FLOPs of a forward and backward pass through a path of this length."""
-    return 3 * (kept_layers * self.block + self.other)
+  def layers(self, kept: Mapping[str, float]) -> float:
+    """The part of `step` that is spent in layers."""
+    return 3 * sum(self.blocks[name] * count for name, count in kept.items())
+
+  def step(self, kept: Mapping[str, float]) -> float:
+    """FLOPs of a forward and backward pass through paths of these lengths."""
+    return self.layers(kept) + 3 * self.other
 
 
 def product(rows: int, inner: int, columns: int) -> float:
@@ -56,12 +62,42 @@ def product(rows: int, inner: int, columns: int) -> float:
   return 2.0 * rows * inner * columns
 
 
+def attention_flops(
+  *,
+  batch: int,
+  length: int,
+  source_length: int,
+  width: int,
+  query_width: int,
+  key_value_width: int,
+) -> float:
+  """Forward FLOPs of attention from each token to each source token.
+
+  Args:
+    batch: B.
+    length: T, tokens that attend.
+    source_length: S, tokens that are attended to; T in self-attention.
+    width: D.
+    query_width: H K, of queries and of what the heads give.
+    key_value_width: of keys, and of values: less than H K if heads share them.
+  """
+  queries = product(batch * length, width, 2 * query_width)
+  keys = product(batch * source_length, width, 2 * key_value_width)
+  weights = 2 * batch * product(length, query_width, source_length)
+  return queries + keys + weights
+
+
 def block_flops(*, batch: int, length: int, width: int, mlp_dim: int) -> float:
   """Forward FLOPs of a block of full self-attention and a two-matrix MLP."""
-  tokens = batch * length
-  projections = product(tokens, width, 4 * width)
-  attention = 2 * batch * product(length, width, length)
-  return projections + attention + product(tokens, width, 2 * mlp_dim)
+  attention = attention_flops(
+    batch=batch,
+    length=length,
+    source_length=length,
+    width=width,
+    query_width=width,
+    key_value_width=width,
+  )
+  return attention + product(batch * length, width, 2 * mlp_dim)
 
 
 def equal_flop_steps(
@@ -91,8 +127,8 @@ def equal_flop_steps(
       " the method whose cost dense training is to have."
     )
   step = model.step_flops(dataset.batch_spec()).step
-  layers = model.num_layers
-  return round(full_steps * step(layers / flop_factor) / step(layers))
+  kept = {name: layers / flop_factor for name, layers in model.stacks.items()}
+  return round(full_steps * step(kept) / step(model.stacks))
 
 
 def utilisation(flops_per_second: float) -> float | None:

@@ -10,7 +10,7 @@ and name it in `NEW_LAYERS`.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from raptr_jax.contracts import in_layer_stack
+from raptr_jax.contracts import of_stack
 from raptr_jax.schedule import StageSchedule
 
 OPTIMIZER_STATES = ("copy", "reset")
@@ -139,26 +139,47 @@ def is_copy(source: Sequence[int] | np.ndarray) -> Bool[np.ndarray, "L"]:
   return np.asarray([row in rows[:i] for i, row in enumerate(rows)])
 
 
+def row_moves(
+  growths: Mapping[str, GrowthPlan], step: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+  """What `grow` takes before this step: sources and resets of each stack.
+
+  Both are empty if no stack grows then.
+  """
+  found = {name: growth.source(step) for name, growth in growths.items()}
+  if all(source is None for source in found.values()):
+    return {}, {}
+  sources, resets = {}, {}
+  for name, growth in growths.items():
+    source, stay = found[name], np.arange(growth.schedule.num_layers)
+    sources[name] = stay if source is None else source
+    reset = growth.optimizer_state == "reset"
+    resets[name] = is_copy(sources[name]) & reset
+  return sources, resets
+
+
 def grow(
   params: Tree,
   opt_state: Any,
-  source: Int[Array | np.ndarray, "L"],
-  reset: Bool[Array | np.ndarray, "L"],
+  sources: Mapping[str, Int[Array | np.ndarray, "L"]],
+  resets: Mapping[str, Bool[Array | np.ndarray, "L"]],
 ) -> tuple[Tree, Any]:
   """Rearranges the rows of all stacked layers.
 
   Args:
     params: leaves of layer stacks are [L, ...]; others stay.
     opt_state: the same.
-    source: row i becomes row source[i].
-    reset: rows of the optimizer state that become zero.
+    sources: of each stack; row i becomes row source[i].
+    resets: of each stack; rows of the optimizer state that become zero.
   """
 
   def rearranged(path, leaf):
-    return leaf[source] if in_layer_stack(path) else leaf
+    source = of_stack(path, sources)
+    return leaf if source is None else leaf[source]
 
   def rearranged_state(path, leaf):
-    if not in_layer_stack(path):
+    source, reset = of_stack(path, sources), of_stack(path, resets)
+    if source is None or reset is None:
       return leaf
     rows = reset.reshape(-1, *[1] * (leaf.ndim - 1))
     return jnp.where(rows, 0, leaf[source]).astype(leaf.dtype)

@@ -14,6 +14,7 @@ what a run allocates and compiles, before it does.
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -28,112 +29,151 @@ from raptr_jax.growth import grow
 from raptr_jax.state import TrainState, init_state
 from raptr_jax.train_step import train_step
 
+# Features of a batch that hold the tokens that a model reads.
+TOKENS = ("tokens", "encoder_tokens")
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """A run, laid out over its S steps.
+  """A run, laid out over its N steps.
 
   Attributes:
     draws: layers of each step.
-    inclusion: probability of each layer to run in each step.
+    inclusion: probability of each layer to run in each step, of each stack.
     stages: number of each step's stage, from 0.
     learning_rates: of each step.
     step_flops: FLOPs of a step on the global batch, by kept layers.
     batch_tokens: token positions in a global batch.
-    num_layers: L.
+    stacks: L of each stack.
   """
 
   draws: execution.DrawTable
-  inclusion: Float[np.ndarray, "S L"]
-  stages: Int[np.ndarray, "S"]
-  learning_rates: Float[np.ndarray, "S"]
+  inclusion: Mapping[str, Float[np.ndarray, "N L"]]
+  stages: Int[np.ndarray, "N"]
+  learning_rates: Float[np.ndarray, "N"]
   step_flops: flops.StepFlops
   batch_tokens: int
-  num_layers: int
+  stacks: Mapping[str, int]
 
   @property
   def total_steps(self) -> int:
     return len(self.stages)
 
+  @property
+  def num_layers(self) -> int:
+    """Layers of all stacks together."""
+    return sum(self.stacks.values())
+
   @functools.cached_property
-  def expected_lengths(self) -> Float[np.ndarray, "S"]:
-    """Expected path length of each step."""
-    return self.inclusion.sum(axis=1, dtype=np.float64)
+  def expected_lengths(self) -> Mapping[str, Float[np.ndarray, "N"]]:
+    """Expected path length of each step, of each stack."""
+    return {
+      name: chances.sum(axis=1, dtype=np.float64)
+      for name, chances in self.inclusion.items()
+    }
 
   @property
-  def always_run(self) -> Bool[np.ndarray, "L"]:
+  def always_run(self) -> Mapping[str, Bool[np.ndarray, "L"]]:
     """Layers that no step leaves out."""
-    return np.all(self.inclusion >= 1, axis=0)
+    return {
+      name: np.all(chances >= 1, axis=0)
+      for name, chances in self.inclusion.items()
+    }
 
   @functools.cached_property
-  def _layers_until(self) -> Int[np.ndarray, "S"]:
-    """Layers that have run after 1, 2, ... steps."""
-    return np.cumsum(self.draws.path_lengths)
+  def _layers_until(self) -> Mapping[str, Int[np.ndarray, "N + 1"]]:
+    """Layers of each stack that have run after 0, 1, 2, ... steps."""
+    return {
+      name: np.concatenate([[0], np.cumsum(lengths)])
+      for name, lengths in self.draws.stack_lengths.items()
+    }
 
   @property
   def dense_flops(self) -> float:
     """FLOPs of the run if every step trained the full model."""
-    return self.total_steps * self.step_flops.step(self.num_layers)
+    return self.total_steps * self.step_flops.step(self.stacks)
 
   def flops_spent(self, steps: int) -> float:
     """FLOPs of the first `steps` steps, of the paths that are drawn."""
-    if not steps:
-      return 0.0
-    return steps * self.step_flops.step(self._layers_until[steps - 1] / steps)
+    kept = {name: float(x[steps]) for name, x in self._layers_until.items()}
+    return self.step_flops.layers(kept) + steps * self.step_flops.step({})
 
   @property
   def flop_factor_nominal(self) -> float:
     """Dense over expected FLOPs, of the transformer blocks alone."""
-    return self.num_layers / float(self.expected_lengths.mean())
+    layers = self.step_flops.layers
+    return layers(self.stacks) / layers(self._mean(self.expected_lengths))
 
   @property
   def flop_factor_spent(self) -> float:
     """Dense over spent FLOPs, of the transformer blocks alone."""
-    return self.num_layers / float(self.draws.path_lengths.mean())
+    layers = self.step_flops.layers
+    return layers(self.stacks) / layers(self._mean(self.draws.stack_lengths))
 
   @property
   def flop_factor_whole_step(self) -> float:
     """Dense over expected FLOPs, embeddings and head counted as well."""
     step = self.step_flops.step
-    return step(self.num_layers) / step(float(self.expected_lengths.mean()))
+    return step(self.stacks) / step(self._mean(self.expected_lengths))
 
-  def stage_table(self) -> list[tuple[int, int, float]]:
-    """(first step, number of steps, mean expected length) of each stage."""
+  def _mean(
+    self, lengths: Mapping[str, np.ndarray], steps: slice = slice(None)
+  ) -> dict[str, float]:
+    return {name: float(x[steps].mean()) for name, x in lengths.items()}
+
+  def stage_table(self) -> list[tuple[int, int, dict[str, float]]]:
+    """(first step, number of steps, mean expected lengths) of each stage."""
     table = []
     for stage in range(int(self.stages[-1]) + 1):
       steps = np.flatnonzero(self.stages == stage)
-      mean = float(self.expected_lengths[steps].mean())
-      table.append((int(steps[0]), len(steps), mean))
+      start, count = int(steps[0]), len(steps)
+      mean = self._mean(self.expected_lengths, slice(start, start + count))
+      table.append((start, count, mean))
     return table
 
-  def evaluated_lengths(self) -> list[int]:
-    """Lengths at which paths are evaluated in the end.
+  def evaluated_lengths(self) -> list[dict[str, int]]:
+    """Lengths at which paths are evaluated in the end, shortest first.
 
-    Those of the stages, and the quarters from half of the network on.
+    Those of the stages, and the quarters from half of the network on; the first
+    of those that add up to as many layers, by which rows of a report are named.
     """
-    stages = {round(length) for _, _, length in self.stage_table()}
-    quarters = {round(self.num_layers * part / 4) for part in (2, 3, 4)}
-    return sorted((stages | quarters) - {0})
+    lengths = [
+      *(mean for _, _, mean in self.stage_table()),
+      *(
+        {name: size * part / 4 for name, size in self.stacks.items()}
+        for part in (2, 3, 4)
+      ),
+    ]
+    by_layers: dict[int, dict[str, int]] = {}
+    for mean in lengths:
+      found = {name: round(length) for name, length in mean.items()}
+      if all(found.values()):
+        by_layers.setdefault(sum(found.values()), found)
+    return [found for _, found in sorted(by_layers.items())]
 
 
 def make_plan(experiment: Experiment) -> Plan:
   """Lays out a run; reads no data."""
-  policy, total_steps = experiment.policy, experiment.total_steps
+  policies, total_steps = experiment.policies, experiment.total_steps
   steps = jnp.arange(total_steps)
-  inclusion = jax.jit(jax.vmap(policy.inclusion))(steps)
   spec = experiment.train_dataset.batch_spec()
   return Plan(
-    draws=execution.draw_table(policy, experiment.keys()["draw"], total_steps),
-    inclusion=np.asarray(inclusion),
+    draws=execution.draw_table(
+      policies, experiment.keys()["draw"], total_steps
+    ),
+    inclusion={
+      name: np.asarray(jax.jit(jax.vmap(policy.inclusion))(steps))
+      for name, policy in policies.items()
+    },
     stages=np.searchsorted(
-      np.asarray(policy.boundaries), np.arange(total_steps), side="right"
+      np.asarray(experiment.boundaries), np.arange(total_steps), side="right"
     ),
     learning_rates=np.asarray(
       jax.jit(jax.vmap(experiment.optimizer.learning_rate))(steps)
     ),
     step_flops=experiment.model.step_flops(spec),
-    batch_tokens=spec["tokens"].size,
-    num_layers=policy.num_layers,
+    batch_tokens=sum(spec[name].size for name in TOKENS if name in spec),
+    stacks=experiment.model.stacks,
   )
 
 
@@ -190,13 +230,13 @@ def jitted_step(experiment: Experiment, abstract: TrainState) -> Any:
 
 
 def jitted_grow(abstract: TrainState) -> Any:
-  """(state, source, reset) -> the state with its layers' rows rearranged.
+  """(state, sources, resets) -> the state with its layers' rows rearranged.
 
   The arguments are those of `growth.grow`; the state is donated.
   """
 
-  def grown(state, source, reset):
-    params, opt_state = grow(state.params, state.opt_state, source, reset)
+  def grown(state, sources, resets):
+    params, opt_state = grow(state.params, state.opt_state, sources, resets)
     return TrainState(state.step, params, opt_state)
 
   sharding = jax.tree.map(lambda x: x.sharding, abstract)

@@ -68,7 +68,8 @@ def write_summary_markdown(model_dir: str | os.PathLike[str]) -> None:
   stages = ("stage", "from step", "path length")
   losses = ("just before its start", "just after its start", "at its end")
   lengths = [(layers, _loss(loss)) for layers, loss in run.by_length.items()]
-  shown = {*_HEADLINE, "boundaries", "stage_path_lengths"}
+  kinds = run.summary.get("loss_by_kind", {})
+  shown = {*_HEADLINE, "boundaries", "stage_path_lengths", "loss_by_kind"}
   others = {
     name: run.summary[name] for name in run.summary if name not in shown
   }
@@ -82,6 +83,10 @@ def write_summary_markdown(model_dir: str | os.PathLike[str]) -> None:
   if lengths:
     sections.append("## Path lengths at the end of the run")
     sections.append(_table(("layers", "evaluation loss"), lengths))
+  if kinds:
+    sections.append("## Kinds of held-out rows")
+    losses_of_kinds = [(kind, _loss(loss)) for kind, loss in kinds.items()]
+    sections.append(_table(("kind", "evaluation loss"), losses_of_kinds))
   if others:
     sections.append("## Further fields")
     sections.append(_table(("field", ""), _short(others).items()))

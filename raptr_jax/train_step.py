@@ -1,4 +1,4 @@
-"""One training step, pure: (state, batch, draw) -> (state, metrics)."""
+"""One training step, pure: (state, batch, draws) -> (state, metrics)."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool
 
-from raptr_jax.contracts import LayerDraw, LayerPath, Metrics, Model
+from raptr_jax.contracts import Draws, LayerDraw, LayerPath, Metrics, Model
 from raptr_jax.optim import Optimizer
 from raptr_jax.state import TrainState
 
@@ -15,19 +15,19 @@ from raptr_jax.state import TrainState
 def train_step(
   state: TrainState,
   batch: Mapping[str, Array],
-  draw: LayerDraw | LayerPath,
+  draws: Draws,
   *,
   model: Model,
   optimizer: Optimizer,
   dropout_key: jax.Array,
   num_microbatches: int = 1,
 ) -> tuple[TrainState, Metrics]:
-  """Trains the path of `draw` on one batch.
+  """Trains the paths of `draws` on one batch.
 
   Args:
     state: donated by the caller.
     batch: arrays [B, ...], B a multiple of `num_microbatches`.
-    draw: layers that run, in every microbatch alike.
+    draws: layers that run, in every microbatch alike.
     model: whose loss is minimised, as a mean over all targets of the batch.
     optimizer: updates the parameters.
     dropout_key: folded with the step and with the microbatch.
@@ -42,7 +42,7 @@ def train_step(
 
   def gradient(index, microbatch):
     key = jax.random.fold_in(step_key, index)
-    return grad_fn(state.params, microbatch, key, draw)
+    return grad_fn(state.params, microbatch, key, draws)
 
   if num_microbatches == 1:
     grads, metrics = gradient(0, batch)
@@ -51,8 +51,9 @@ def train_step(
 
   weight = jnp.maximum(metrics["weight"], 1)
   grads = jax.tree.map(lambda g: g / weight, grads)
+  kept = {name: _kept(draws[name], size) for name, size in model.stacks.items()}
   updates, opt_state = optimizer.update(
-    grads, state.opt_state, state.params, kept_layers=_kept(draw, model)
+    grads, state.opt_state, state.params, kept_layers=kept
   )
   params = optax.apply_updates(state.params, updates)
   metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
@@ -75,7 +76,7 @@ def _sum_over_microbatches(gradient, batch, num_microbatches: int):
   return jax.lax.scan(add, zeros, parts)[0]
 
 
-def _kept(draw: LayerDraw | LayerPath, model: Model) -> Bool[Array, "L"]:
+def _kept(draw: LayerDraw | LayerPath, num_layers: int) -> Bool[Array, "L"]:
   if isinstance(draw, LayerDraw):
     return jnp.asarray(draw.mask)
-  return jnp.zeros(model.num_layers, bool).at[draw.indices].set(True)
+  return jnp.zeros(num_layers, bool).at[draw.indices].set(True)

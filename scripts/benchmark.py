@@ -85,8 +85,8 @@ class Program:
     # Evenly spread, with the first and the last layer, as RaPTr's paths are.
     indices = np.rint(np.linspace(0, num_layers - 1, kept)).astype(int)
     mask = np.isin(np.arange(num_layers), indices)
-    draw = as_executed(mask, mask.astype(np.float32), execution)
-    self._inputs = jax.device_put((random_batch(args), draw))
+    draws = {"stack": as_executed(mask, mask.astype(np.float32), execution)}
+    self._inputs = jax.device_put((random_batch(args), draws))
     init = functools.partial(init_state, model=model, optimizer=optimizer)
     self._state = jax.jit(lambda key: nn.unbox(init(key)))(jax.random.key(0))
     self._step = (

@@ -19,6 +19,7 @@ TINY = BertConfig(
   max_length=12,
   dropout_rate=0.0,
 )
+FULL = {"stack": full_path(3)}
 BASE = BertConfig(vocab_size=30_522, num_layers=12, embed_dim=768, num_heads=12)
 
 
@@ -204,22 +205,22 @@ def test_nothing_passes_between_packed_segments(norm):
 
 def test_loss_counts_weighted_targets_alone():
   model, params, batch = BertMaskedLM(TINY), make_params(TINY), make_batch()
-  loss, metrics = model.loss_fn(params, batch, None, full_path(3))
+  loss, metrics = model.loss_fn(params, batch, None, FULL)
   assert metrics["weight"] == 4
   changed = batch | {"targets": batch["targets"].copy()}
   changed["targets"][:, 2] = 9  # Weight 0.
-  assert model.loss_fn(params, changed, None, full_path(3))[0] == loss
-  scores = model.score_batch(params, batch, full_path(3))
+  assert model.loss_fn(params, changed, None, FULL)[0] == loss
+  scores = model.score_batch(params, batch, FULL)
   assert scores.shape == (2,)
   np.testing.assert_allclose(-scores.sum(), loss, rtol=1e-5)
 
 
 def test_microbatches_add_up():
   model, params, batch = BertMaskedLM(TINY), make_params(TINY), make_batch()
-  whole = model.loss_fn(params, batch, None, full_path(3))[1]
+  whole = model.loss_fn(params, batch, None, FULL)[1]
   parts = [
     model.loss_fn(
-      params, {k: v[i : i + 1] for k, v in batch.items()}, None, full_path(3)
+      params, {k: v[i : i + 1] for k, v in batch.items()}, None, FULL
     )[1]
     for i in range(2)
   ]
@@ -232,7 +233,7 @@ def test_microbatches_add_up():
 def test_a_sequence_longer_than_the_positions_is_an_error():
   batch = make_batch(length=13)
   with pytest.raises(ValueError, match=r"13 tokens.*max_length = 12"):
-    BertMaskedLM(TINY).loss_fn(make_params(TINY), batch, None, full_path(3))
+    BertMaskedLM(TINY).loss_fn(make_params(TINY), batch, None, FULL)
 
 
 def test_dropout_needs_a_key_and_a_rate():
@@ -240,7 +241,7 @@ def test_dropout_needs_a_key_and_a_rate():
   params, batch = make_params(config), make_batch()
 
   def loss(config, key):
-    return BertMaskedLM(config).loss_fn(params, batch, key, full_path(3))[0]
+    return BertMaskedLM(config).loss_fn(params, batch, key, FULL)[0]
 
   key = jax.random.key(1)
   assert loss(config, None) == loss(TINY, key) == loss(TINY, None)
@@ -253,8 +254,8 @@ def test_bfloat16_computes_near_float32_from_float32_parameters():
   config = dataclasses.replace(TINY, dtype="bfloat16")
   params, batch = make_params(config), make_batch()
   assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(params))
-  wide = BertMaskedLM(TINY).loss_fn(params, batch, None, full_path(3))[0]
-  narrow = BertMaskedLM(config).loss_fn(params, batch, None, full_path(3))[0]
+  wide = BertMaskedLM(TINY).loss_fn(params, batch, None, FULL)[0]
+  narrow = BertMaskedLM(config).loss_fn(params, batch, None, FULL)[0]
   assert narrow.dtype == jnp.float32
   np.testing.assert_allclose(narrow, wide, rtol=2e-2)
   assert narrow != wide

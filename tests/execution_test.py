@@ -22,12 +22,14 @@ KEY = jax.random.key(3)
 
 def test_a_table_holds_the_policys_own_draws():
   policy = policies.raptr(schedule=SCHEDULE, scaling="sqrt_gap")
-  table = draw_table(policy, KEY, 9)
+  table = draw_table({"stack": policy}, KEY, 9)
   for step in range(9):
     draw = policy(KEY, jnp.asarray(step))
-    np.testing.assert_array_equal(table.mask[step], draw.mask)
-    np.testing.assert_array_equal(table.scale[step], draw.scale)
-  assert table.path_lengths.tolist() == table.mask.sum(axis=1).tolist()
+    np.testing.assert_array_equal(table.mask["stack"][step], draw.mask)
+    np.testing.assert_array_equal(table.scale["stack"][step], draw.scale)
+  kept = table.mask["stack"].sum(axis=1).tolist()
+  assert table.path_lengths.tolist() == kept
+  assert table.stack_lengths["stack"].tolist() == kept
 
 
 def test_the_two_forms_say_the_same():
@@ -41,14 +43,14 @@ def test_the_two_forms_say_the_same():
   assert to_path(~mask, scale).indices.tolist() == [1]
 
 
-def test_a_long_run_is_laid_out_without_a_loop_over_its_steps(monkeypatch):
+def test_a_long_run_makes_one_draw_for_each_program(monkeypatch):
   mask = np.zeros((10**6, 4), bool)
   mask[:, 0] = mask[700_000:, 1] = True
-  table = DrawTable(mask, mask.astype(np.float32))
+  table = DrawTable({"stack": mask}, {"stack": mask.astype(np.float32)})
   drawn = []
-  draw = DrawTable.draw
+  draws = DrawTable.draws
   monkeypatch.setattr(
-    DrawTable, "draw", lambda *args: drawn.append(args[1]) or draw(*args)
+    DrawTable, "draws", lambda *args: drawn.append(args[1]) or draws(*args)
   )
   assert table.path_lengths is table.path_lengths
   step_programs = programs("gather", lambda *args: args[0], draws=table)
@@ -64,7 +66,7 @@ def programs(execution, step_fn, start=0, draws=None):
     jax.jit(step_fn),
     shape,
     shape,
-    draws or draw_table(policy, KEY, 9),
+    draws or draw_table({"stack": policy}, KEY, 9),
     start=start,
     execution=execution,
     draw_sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]),
@@ -79,8 +81,8 @@ def programs(execution, step_fn, start=0, draws=None):
 def test_each_length_is_compiled_once_in_order(execution, start, compiled):
   traced = []
 
-  def step(state, batch, draw):
-    traced.append(draw.scale.shape[0])
+  def step(state, batch, draws):
+    traced.append(draws["stack"].scale.shape[0])
     return state + batch
 
   step_programs = programs(execution, step, start)
@@ -94,8 +96,8 @@ def test_each_length_is_compiled_once_in_order(execution, start, compiled):
 def test_later_programs_are_compiled_while_the_first_runs():
   may_go_on = threading.Event()
 
-  def step(state, batch, draw):
-    if draw.scale.shape[0] > 2:
+  def step(state, batch, draws):
+    if draws["stack"].scale.shape[0] > 2:
       may_go_on.wait(30)
     return state
 
@@ -108,7 +110,7 @@ def test_later_programs_are_compiled_while_the_first_runs():
 
 
 def test_an_error_of_the_step_reaches_the_caller():
-  def step(state, batch, draw):
+  def step(state, batch, draws):
     raise ZeroDivisionError
 
   step_programs = programs("gather", step)

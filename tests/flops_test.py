@@ -16,8 +16,8 @@ def test_a_block_by_hand():
 
 
 def test_a_step_is_three_forward_passes():
-  step = flops.StepFlops(block=10.0, other=7.0)
-  assert step.step(4) == 3 * 47
+  step = flops.StepFlops(blocks={"stack": 10.0}, other=7.0)
+  assert step.step({"stack": 4}) == 3 * 47
 
 
 def unrolled_flops(config: BertConfig, batch) -> float:
@@ -65,7 +65,7 @@ def test_counted_flops_are_those_of_xla(size, length, width, heads):
     name: shape((size, 20), np.int32)
     for name in ("targets", "target_positions")
   }
-  counted = BertMaskedLM(config).step_flops(batch).step(2)
+  counted = BertMaskedLM(config).step_flops(batch).step({"stack": 2})
   assert counted == pytest.approx(unrolled_flops(config, batch), rel=0.02)
 
 
@@ -99,7 +99,8 @@ def test_dense_training_of_equal_flops_by_hand():
   steps = flops.equal_flop_steps(
     model=model, dataset=dataset, full_steps=1000, flop_factor=4 / 3
   )
-  budget = 1000 * 3 * (9 * step.block + step.other)
-  dense_step = 3 * (12 * step.block + step.other)
+  block = step.blocks["stack"]
+  budget = 1000 * 3 * (9 * block + step.other)
+  dense_step = 3 * (12 * block + step.other)
   assert abs(steps * dense_step - budget) <= dense_step / 2
   assert steps > 750  # The head costs every step of the method, too.

@@ -100,7 +100,7 @@ def test_rows_and_their_optimizer_state_move_together(optimizer_state):
   source = np.asarray([0, 1, 0, 1])
   resets = growth.is_copy(source) & (optimizer_state == "reset")
   params, opt_state = growth.grow(
-    state.params, state.opt_state, jnp.asarray(source), jnp.asarray(resets)
+    state.params, state.opt_state, {"stack": source}, {"stack": resets}
   )
   leaves = jax.tree_util.tree_leaves_with_path
   old_leaves = leaves({"params": state.params, "opt_state": state.opt_state})
@@ -130,7 +130,10 @@ def test_a_grown_model_is_the_plain_model_of_its_copied_layers(
   state = trained_state()
   source = [*growth.NEW_LAYERS[new_layers](2, 3), 3]
   params, _ = growth.grow(
-    state.params, {}, jnp.asarray(source), jnp.zeros(LAYERS, bool)
+    state.params,
+    {},
+    {"stack": jnp.asarray(source)},
+    {"stack": jnp.zeros(LAYERS, bool)},
   )
   # The lowest three layers of the grown model, in both executions.
   mask = jnp.arange(LAYERS) < 3

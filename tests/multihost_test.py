@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 
 from raptr_jax.train import train
-from tests.toy import make_experiment
+from tests.toy import ToyDataset, make_experiment
 
+KINDS = ("even", "odd")
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = """
 import sys
 import jax
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 from raptr_jax.train import train
+from tests.multihost_test import KINDS
 from tests.toy import ToyDataset, make_experiment
 
 class Half(ToyDataset):
@@ -27,7 +29,7 @@ class Half(ToyDataset):
       yield {name: x[begin:begin + 4] for name, x in batch.items()}
 
 train(make_experiment(
-  sys.argv[3], train_dataset=Half(), eval_dataset=Half(seed=1)))
+  sys.argv[3], train_dataset=Half(), eval_dataset=Half(seed=1, kinds=KINDS)))
 """
 
 
@@ -50,12 +52,15 @@ def test_two_processes_train_like_one(tmp_path):
   finally:
     for worker in workers:
       worker.kill()
-  train(make_experiment(tmp_path / "one"))
+  eval_dataset = ToyDataset(seed=1, kinds=KINDS)
+  train(make_experiment(tmp_path / "one", eval_dataset=eval_dataset))
   one, two = (
     json.loads((tmp_path / name / "summary.json").read_text())
     for name in ("one", "two")
   )
   assert two["final_eval_loss"] == pytest.approx(one["final_eval_loss"], 1e-4)
+  assert set(one["loss_by_kind"]) == set(KINDS)
+  assert two["loss_by_kind"] == pytest.approx(one["loss_by_kind"], 1e-4)
   rows = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
   steps = [
     (r["split"], r["step"], r.get("layers")) for r in map(json.loads, rows)

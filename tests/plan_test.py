@@ -16,14 +16,14 @@ def test_the_stage_table(tmp_path):
   assert [(start, steps) for start, steps, _ in table] == [
     (0, 4), (4, 4), (8, 4),
   ]  # fmt: skip
-  assert [round(length, 6) for _, _, length in table] == [2, 3, 4]
+  assert [round(mean["stack"], 6) for _, _, mean in table] == [2, 3, 4]
 
 
 def test_factors_by_hand(tmp_path):
   plan = make_plan(tmp_path)
   assert plan.flop_factor_nominal == pytest.approx(4 / 3)
   assert plan.flop_factor_spent == pytest.approx(4 / 3)
-  block, other = plan.step_flops.block, plan.step_flops.other
+  block, other = plan.step_flops.blocks["stack"], plan.step_flops.other
   whole = (4 * block + other) / (3 * block + other)
   assert plan.flop_factor_whole_step == pytest.approx(whole)
   assert plan.dense_flops == pytest.approx(12 * 3 * (4 * block + other))
@@ -34,7 +34,7 @@ def test_flops_spent_add_up_over_the_drawn_paths(tmp_path):
     path_lengths=(2.5, 4), total_steps=12, num_layers=LAYERS
   )
   plan = make_plan(tmp_path, policy=policies.raptr(schedule=schedule))
-  steps = [plan.step_flops.step(k) for k in plan.draws.path_lengths]
+  steps = [plan.step_flops.step({"stack": k}) for k in plan.draws.path_lengths]
   for done in (0, 1, 7, 12):
     assert plan.flops_spent(done) == pytest.approx(sum(steps[:done]))
 
@@ -55,13 +55,14 @@ def test_layers_that_always_run_are_those_of_the_whole_run(tmp_path):
     path_lengths=(2, 4), total_steps=12, num_layers=LAYERS, full_model_steps=3
   )
   plan = make_plan(tmp_path, policy=policies.raptr(schedule=schedule))
-  assert plan.always_run.tolist() == [True, False, False, True]
+  assert plan.always_run["stack"].tolist() == [True, False, False, True]
 
 
 def test_evaluated_lengths_are_stages_and_quarters(tmp_path):
-  assert make_plan(tmp_path).evaluated_lengths() == [2, 3, 4]
+  expected = [{"stack": length} for length in (2, 3, 4)]
+  assert make_plan(tmp_path).evaluated_lengths() == expected
   dense = make_plan(tmp_path, policy=policies.full(num_layers=LAYERS))
-  assert dense.evaluated_lengths() == [2, 3, 4]
+  assert dense.evaluated_lengths() == expected
 
 
 def test_the_rate_of_a_row_is_the_optimizers(tmp_path):

@@ -100,6 +100,14 @@ def test_loss_by_length_is_that_of_the_last_evaluation(tmp_path):
   assert page.endswith(f"| layers | evaluation loss |\n| --- | --- |\n{table}")
 
 
+def test_kinds_of_rows_have_a_table_if_there_are_several(tmp_path):
+  kinds = {"R": 3.5, "S": 2.25}
+  page = page_of(tmp_path, [], loss_by_kind=kinds)
+  table = "| R | 3.5000 |\n| S | 2.2500 |\n"
+  assert page.endswith(f"| kind | evaluation loss |\n| --- | --- |\n{table}")
+  assert "| kind |" not in page_of(tmp_path, [], loss_by_kind={})
+
+
 def test_unknown_fields_are_listed_and_missing_numbers_named(tmp_path):
   page = page_of(tmp_path, [full_row(10, None)], unigram_loss=None, seed=7)
   assert page.endswith("| seed | 7 |\n")

@@ -1,14 +1,20 @@
 """A run small enough to be trained in a test, on data that can be learnt."""
 
+import dataclasses
+import functools
 import itertools
+import math
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from raptr_jax import optim, policies
+from raptr_jax import flops, losses, optim, policies
 from raptr_jax.checkpoint import Checkpointer
 from raptr_jax.experiment import Experiment
 from raptr_jax.models.bert import BertConfig, BertMaskedLM
+from raptr_jax.models.masked_stack import MaskedStack, full_path
 from raptr_jax.partitioning import Partitioner
 from raptr_jax.schedule import stage_schedule
 
@@ -16,12 +22,16 @@ VOCAB, LENGTH, TARGETS, LAYERS = 32, 8, 2, 4
 
 
 class ToyDataset:
-  """Rows of one repeated token, of which two are masked."""
+  """Rows of one repeated token, of which two are masked.
+
+  The kind of a row, if there are kinds, is the remainder of its token.
+  """
 
   num_examples = None
 
-  def __init__(self, batch_size=8, seed=0):
+  def __init__(self, batch_size=8, seed=0, kinds=()):
     self.batch_size = batch_size
+    self.kinds = kinds
     self.unigram_counts = np.ones(VOCAB, np.int64)
     self._seed = seed
 
@@ -45,13 +55,43 @@ class ToyDataset:
     tokens[:, :TARGETS] = 4
     positions = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), shape)
     places = np.broadcast_to(np.arange(TARGETS), (self.batch_size, TARGETS))
-    return {
+    kind = {"kind": targets % len(self.kinds)} if self.kinds else {}
+    return kind | {
       "tokens": tokens,
       "segment_ids": np.ones(shape, np.int32),
       "positions": positions.copy(),
       "target_positions": places.astype(np.int32),
       "targets": np.repeat(targets, TARGETS, axis=1),
       "target_weights": np.ones((self.batch_size, TARGETS), np.float32),
+    }
+
+
+class SpecDataset:
+  """Random batches of the shapes of another dataset, which is not opened."""
+
+  num_examples = None
+  unigram_counts = None
+
+  def __init__(self, dataset, vocabulary_size, seed=0):
+    self.batch_size, self.kinds = dataset.batch_size, dataset.kinds
+    self._spec, self._size = dataset.batch_spec(), vocabulary_size
+    self._seed = seed
+
+  def open(self):
+    pass
+
+  def batch_spec(self):
+    return self._spec
+
+  def batches(self, start):
+    return (self._batch(number) for number in itertools.count(start))
+
+  def _batch(self, number):
+    rng = np.random.default_rng([self._seed, number])
+    most = {"tokens": self._size, "targets": self._size, "kind": len(self.kinds)}
+    return {
+      name: rng.integers(most.get(name, 2), size=x.shape).astype(x.dtype)
+      for name, x in self._spec.items()
     }
 
 
@@ -67,6 +107,88 @@ def make_model(**overrides) -> BertMaskedLM:
     dropout_rate=0.1,
   )
   return BertMaskedLM(BertConfig(**kwargs | overrides))
+
+
+class ToyBlock(nn.Module):
+  """A residual MLP, which also reads the mean of what the encoder gives."""
+
+  width: int
+
+  @nn.compact
+  def __call__(self, x, scale, *memory, deterministic):
+    read = sum(m.mean(1, keepdims=True) for m in memory)
+    hidden = jnp.tanh(nn.Dense(self.width)(x + read))
+    branch = nn.Dense(x.shape[-1])(hidden)
+    return x + scale * nn.Dropout(0.1, deterministic=deterministic)(branch)
+
+
+class ToyTwoStacks(nn.Module):
+  """Reads tokens in one stack, and predicts places in another."""
+
+  encoder_layers: int
+  decoder_layers: int
+
+  def setup(self):
+    self.tokens = nn.Embed(VOCAB, 16)
+    self.places = nn.Embed(LENGTH, 16)
+    self.encoder = MaskedStack(
+      functools.partial(ToyBlock, 16), self.encoder_layers
+    )
+    self.decoder = MaskedStack(
+      functools.partial(ToyBlock, 32), self.decoder_layers
+    )
+    self.head = nn.Dense(VOCAB)
+
+  def __call__(self, batch, draws, dropout_key=None):
+    x = self.tokens(batch["tokens"])
+    memory = self.encoder(x, draws["encoder"], dropout_key=dropout_key)
+    x = self.places(batch["target_positions"])
+    draw = draws["decoder"]
+    return self.head(self.decoder(x, draw, memory, dropout_key=dropout_key))
+
+
+@dataclasses.dataclass(frozen=True)
+class ToyEncoderDecoder:
+  """A `contracts.Model` of two stacks whose layers do not cost the same."""
+
+  encoder_layers: int = 3
+  decoder_layers: int = 4
+
+  @property
+  def stacks(self):
+    return {"encoder": self.encoder_layers, "decoder": self.decoder_layers}
+
+  @property
+  def module(self):
+    return ToyTwoStacks(self.encoder_layers, self.decoder_layers)
+
+  def init(self, key):
+    batch = dict.fromkeys(
+      ("tokens", "target_positions"), jnp.zeros((1, 1), jnp.int32)
+    )
+    draws = {name: full_path(size) for name, size in self.stacks.items()}
+    return self.module.init(key, batch, draws)["params"]
+
+  def loss_fn(self, params, batch, dropout_key, draws):
+    logits = self.module.apply({"params": params}, batch, draws, dropout_key)
+    return losses.cross_entropy(
+      logits, batch["targets"], batch["target_weights"]
+    )
+
+  def score_batch(self, params, batch, draws):
+    logits = self.module.apply({"params": params}, batch, draws)
+    scores = losses.token_log_likelihood(logits, batch["targets"])
+    return (scores * batch["target_weights"]).sum(-1)
+
+  def step_flops(self, batch):
+    read, predicted = (
+      math.prod(batch[name].shape) for name in ("tokens", "targets")
+    )
+    blocks = {
+      "encoder": 2 * flops.product(read, 16, 16),
+      "decoder": 2 * flops.product(predicted, 16, 32),
+    }
+    return flops.StepFlops(blocks, flops.product(predicted, 16, VOCAB))
 
 
 def make_experiment(model_dir, **overrides) -> Experiment:

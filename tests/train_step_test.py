@@ -15,7 +15,7 @@ from tests.toy import LAYERS, ToyDataset, make_model
 
 KEY = jax.random.key(0)
 MASK = np.asarray([True, False, False, True])
-DRAW = as_executed(MASK, MASK.astype(np.float32), "gather")
+DRAWS = {"stack": as_executed(MASK, MASK.astype(np.float32), "gather")}
 
 
 def setup(**model_overrides):
@@ -43,10 +43,10 @@ def test_accumulated_gradients_are_those_of_the_batch(num_microbatches):
   # Targets are unevenly spread: a mean of means would not do.
   batch["target_weights"][0] = 0
   batch["target_weights"][3, 0] = 0
-  whole, whole_metrics = jax.jit(step)(state, batch, DRAW)
+  whole, whole_metrics = jax.jit(step)(state, batch, DRAWS)
   parts, parts_metrics = jax.jit(
     functools.partial(step, num_microbatches=num_microbatches)
-  )(state, batch, DRAW)
+  )(state, batch, DRAWS)
   assert_close(parts_metrics, whole_metrics)
   # Adam's first step is the sign of the gradient: compare its moments.
   get = functools.partial(optax.tree.get, key="mu")
@@ -56,10 +56,10 @@ def test_accumulated_gradients_are_those_of_the_batch(num_microbatches):
 def test_the_gradient_is_that_of_the_mean_loss():
   state, batch, step = setup(dropout_rate=0.0)
   model = make_model(dropout_rate=0.0)
-  metrics = jax.jit(step)(state, batch, DRAW)[1]
+  metrics = jax.jit(step)(state, batch, DRAWS)[1]
 
   def mean_loss(params):
-    loss, sums = model.loss_fn(params, batch, None, DRAW)
+    loss, sums = model.loss_fn(params, batch, None, DRAWS)
     return loss / sums["weight"]
 
   expected = optax.tree.norm(jax.grad(mean_loss)(state.params))
@@ -69,28 +69,28 @@ def test_the_gradient_is_that_of_the_mean_loss():
 def test_dropout_differs_between_steps_and_microbatches():
   state, batch, step = setup(dropout_rate=0.5)
   run = jax.jit(step)
-  first = run(state, batch, DRAW)[1]["loss"]
-  assert run(state, batch, DRAW)[1]["loss"] == first
+  first = run(state, batch, DRAWS)[1]["loss"]
+  assert run(state, batch, DRAWS)[1]["loss"] == first
   later = dataclasses.replace(state, step=state.step + 1)
-  assert run(later, batch, DRAW)[1]["loss"] != first
+  assert run(later, batch, DRAWS)[1]["loss"] != first
 
   one = {name: np.repeat(x[:1], 8, axis=0) for name, x in batch.items()}
   halves = functools.partial(step, num_microbatches=2)
   seen = []
 
-  def spy(params, part, key, draw):
+  def spy(params, part, key, draws):
     jax.debug.callback(
       lambda k: seen.append(tuple(k.tolist())), jax.random.key_data(key)
     )
-    return make_model(dropout_rate=0.5).loss_fn(params, part, key, draw)
+    return make_model(dropout_rate=0.5).loss_fn(params, part, key, draws)
 
   @dataclasses.dataclass(frozen=True)
   class Spy:
-    num_layers: int = LAYERS
+    stacks = make_model().stacks
     loss_fn = staticmethod(spy)
 
   jax.block_until_ready(jax.jit(functools.partial(halves, model=Spy()))(
-    state, one, DRAW
+    state, one, DRAWS
   ))  # fmt: skip
   jax.effects_barrier()
   assert len(set(seen)) == 2
@@ -103,7 +103,7 @@ def test_the_step_counts_and_moves_only_kept_layers_by_their_gradient():
   state = state.replace(opt_state=plain.init(state.params))
   after, metrics = jax.jit(
     functools.partial(train_step, model=model, optimizer=plain, dropout_key=KEY)
-  )(state, batch, DRAW)
+  )(state, batch, DRAWS)
   assert after.step == 1
   assert metrics["grad_norm"] > 0
   before = state.params["stack"]["layers"]

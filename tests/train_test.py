@@ -185,10 +185,11 @@ def test_a_growing_model_is_evaluated_as_it_is(unbroken_stacking, tmp_path):
   evaluator = training._evaluator(stopped)
   params = final_params(stopped)
   losses = {row["layers"]: row["loss"] for row in evals if row["step"] == 4}
-  full = evaluator.full(params, 2)["loss"]
+  full = evaluator.full(params, {"stack": 2})["loss"]
   assert full == pytest.approx(losses["full"], rel=1e-6)
-  grown, _ = grow(params, {}, np.asarray([0, 1, 1, 3]), np.zeros(4, bool))
-  assert evaluator.full(grown, 3)["loss"] == pytest.approx(
+  source, reset = np.asarray([0, 1, 1, 3]), np.zeros(4, bool)
+  grown, _ = grow(params, {}, {"stack": source}, {"stack": reset})
+  assert evaluator.full(grown, {"stack": 3})["loss"] == pytest.approx(
     losses["grown"], rel=1e-6
   )
 
@@ -289,8 +290,8 @@ finite_with_a_gradient_of_nan.defvjp(
 def test_a_gradient_that_is_not_finite_is_not_saved_either(tmp_path):
   @dataclasses.dataclass(frozen=True)
   class Diverging(BertMaskedLM):
-    def loss_fn(self, params, batch, dropout_key, draw):
-      loss, metrics = super().loss_fn(params, batch, dropout_key, draw)
+    def loss_fn(self, params, batch, dropout_key, draws):
+      loss, metrics = super().loss_fn(params, batch, dropout_key, draws)
       return finite_with_a_gradient_of_nan(loss), metrics
 
   model = Diverging(make_model().config)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from raptr_jax import flops, losses
-from raptr_jax.contracts import LayerDraw, LayerPath, Metrics, Params
+from raptr_jax.contracts import Draws, LayerDraw, LayerPath, Metrics, Params
 from raptr_jax.models import layers
 from raptr_jax.models.masked_stack import MaskedStack, full_path
 
@@ -67,17 +67,13 @@ class BertConfig:
         f"BertConfig.embed_dim = {self.embed_dim} is no multiple of"
         f" BertConfig.num_heads = {self.num_heads}."
       )
-    for name, choices in (
-      ("norm", ("post", "pre")),
-      ("activation", tuple(layers.ACTIVATIONS)),
-      ("dtype", ("float32", "bfloat16")),
-      ("remat", ("full", "none")),
-    ):
-      if getattr(self, name) not in choices:
-        raise ValueError(
-          f"BertConfig.{name} = {getattr(self, name)!r}, expected one of"
-          f" {choices}."
-        )
+    layers.check_choices(
+      self,
+      norm=("post", "pre"),
+      activation=tuple(layers.ACTIVATIONS),
+      dtype=("float32", "bfloat16"),
+      remat=("full", "none"),
+    )
 
   @property
   def mlp_width(self) -> int:
@@ -223,8 +219,8 @@ class BertMaskedLM:
   config: BertConfig
 
   @property
-  def num_layers(self) -> int:
-    return self.config.num_layers
+  def stacks(self) -> dict[str, int]:
+    return {"stack": self.config.num_layers}
 
   @property
   def module(self) -> Bert:
@@ -234,20 +230,22 @@ class BertMaskedLM:
     row = jnp.zeros((1, 1), jnp.int32)
     names = ("tokens", "segment_ids", "positions", "target_positions")
     batch = dict.fromkeys(names, row)
-    return self.module.init(key, batch, full_path(self.num_layers))["params"]
+    return self.module.init(key, batch, full_path(self.config.num_layers))[
+      "params"
+    ]
 
   def loss_fn(
     self,
     params: Params,
     batch: Mapping[str, Array],
     dropout_key: jax.Array | None,
-    draw: LayerDraw | LayerPath,
+    draws: Draws,
   ) -> tuple[Float[Array, ""], Metrics]:
     """Cross entropy of the masked tokens, summed, in nats; see `Model`."""
     if self.config.dropout_rate == 0:
       dropout_key = None
     logits: Any = self.module.apply(
-      {"params": params}, batch, draw, dropout_key
+      {"params": params}, batch, draws["stack"], dropout_key
     )
     return losses.cross_entropy(
       logits, batch["targets"], batch["target_weights"]
@@ -257,10 +255,10 @@ class BertMaskedLM:
     self,
     params: Params,
     batch: Mapping[str, Array],
-    draw: LayerDraw | LayerPath,
+    draws: Draws,
   ) -> Float[Array, "B"]:
     """Log-likelihood of the masked tokens of each row, in nats."""
-    logits: Any = self.module.apply({"params": params}, batch, draw)
+    logits: Any = self.module.apply({"params": params}, batch, draws["stack"])
     scores = losses.token_log_likelihood(logits, batch["targets"])
     return (scores * batch["target_weights"]).sum(-1)
 
@@ -274,4 +272,4 @@ class BertMaskedLM:
       batch=size, length=length, width=width, mlp_dim=config.mlp_width
     )
     head = flops.product(predicted, width, width + config.vocab_size)
-    return flops.StepFlops(block, head)
+    return flops.StepFlops({"stack": block}, head)

@@ -250,7 +250,8 @@ def train(
       f" {total_steps}."
     )
   params_key, input_key, draw_key = jax.random.split(jax.random.key(seed), 3)
-  draws = draw_table(policy, draw_key, total_steps)
+  draws = draw_table({"stack": policy}, draw_key, total_steps)
+  masks, scales = draws.mask["stack"], draws.scale["stack"]
   inputs = jnp.asarray(all_inputs(target.members.shape[1]))
   state = _fresh_state(params_key, inputs[:1], model, optimizer)
   for step in range(0, total_steps + 1, eval_period):
@@ -258,7 +259,7 @@ def train(
       period = slice(step - eval_period, step)
       state = _train_steps(
         state,
-        LayerDraw(draws.mask[period], draws.scale[period]),
+        LayerDraw(masks[period], scales[period]),
         target,
         input_key,
         model=model,
@@ -311,7 +312,7 @@ def _train_steps(
     x = jax.random.rademacher(key, shape, jnp.float32)
     grads = jax.grad(loss_fn)(state.params, x, draw)
     updates, opt_state = optimizer.update(
-      grads, state.opt_state, state.params, kept_layers=draw.mask
+      grads, state.opt_state, state.params, kept_layers={"stack": draw.mask}
     )
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, opt_state), None

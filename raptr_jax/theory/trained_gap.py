@@ -59,9 +59,10 @@ def measure(
   Raises:
     ValueError: if there are no batches.
   """
-  everything = np.ones(model.num_layers, bool)
-  all_but_one = ~np.eye(model.num_layers, dtype=bool)
-  change, loss = np.zeros((2, model.num_layers))
+  (num_layers,) = model.stacks.values()
+  everything = np.ones(num_layers, bool)
+  all_but_one = ~np.eye(num_layers, dtype=bool)
+  change, loss = np.zeros((2, num_layers))
   full_loss = tokens = targets = 0.0
   for batch in batches:
     full, batch_loss = _forward(model, params, batch, everything)

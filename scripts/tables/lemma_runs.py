@@ -96,10 +96,9 @@ def measure_trained(depth: int, model_dir: Path) -> Record:
   ]
   main.configure(argv, __doc__ or "")
   experiment = gin.get_configurable(Experiment)()
-  if experiment.model.num_layers != depth:
-    raise ValueError(
-      f"{model_dir} has {experiment.model.num_layers} layers, expected {depth}."
-    )
+  (num_layers,) = experiment.model.stacks.values()
+  if num_layers != depth:
+    raise ValueError(f"{model_dir} has {num_layers} layers, expected {depth}.")
   experiment.eval_dataset.open()
   batches = list(
     itertools.islice(experiment.eval_dataset.batches(0), NUM_BATCHES)
