@@ -78,12 +78,24 @@ class Partitioner:
 
   def put_replicated(self, tree: Any) -> Any:
     """The same NumPy arrays on every device."""
+    return _put(tree, self.replicated)
 
-    def put(x):
-      # Unlike `device_put`, this does not make the hosts compare their values.
-      x = np.asarray(x)
-      return jax.make_array_from_callback(
-        x.shape, self.replicated, lambda index: x[index]
-      )
+  def put_split(self, tree: Any) -> Any:
+    """NumPy arrays [B, ...] that every host has whole, split like a batch."""
+    return _put(tree, self.batch_sharding)
 
-    return jax.tree.map(put, tree)
+  def fetch(self, tree: Any) -> Any:
+    """All of global arrays, as NumPy arrays on every host."""
+    gather = jax.jit(lambda x: x, out_shardings=self.replicated)
+    return jax.tree.map(np.asarray, gather(tree))
+
+
+def _put(tree: Any, sharding: NamedSharding) -> Any:
+  def put(x):
+    # Unlike `device_put`, this does not make the hosts compare their values.
+    x = np.asarray(x)
+    return jax.make_array_from_callback(
+      x.shape, sharding, lambda index: x[index]
+    )
+
+  return jax.tree.map(put, tree)

@@ -17,11 +17,10 @@ def step_on(tmp_path, **partitioner):
   state = plans.fresh_state(experiment, abstract)
   place = experiment.partitioner
   batch = place.put_batch(next(ToyDataset().batches(0)))
-  draw = place.put_replicated(
-    as_executed(MASK, MASK.astype(np.float32), "gather")
-  )
+  draw = as_executed(MASK, MASK.astype(np.float32), "gather")
+  draws = place.put_replicated({"stack": draw})
   step = plans.jitted_step(experiment, abstract)
-  return jax.device_get(step(state, batch, draw)), abstract
+  return jax.device_get(step(state, batch, draws)), abstract
 
 
 def test_data_and_tensor_parallel_steps_agree(tmp_path):
