@@ -5,12 +5,15 @@ and row (see `tasks.order`): over the same rows they give the same batches,
 bit for bit. The position is one integer, the number of the next batch.
 Example number `batch * batch_size + i` is the same whatever the number of
 hosts; each host gets a contiguous part of every batch.
+
+A mixture joins the batches of its parts, each smaller and with a position of
+its own: every batch has the same share of rows of each.
 """
 
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,9 @@ import grain
 import jax
 import numpy as np
 
-from raptr_jax.contracts import Batch
+from raptr_jax.contracts import Batch, Dataset
 from tasks import records, sources
+from tasks.mixture import Mixture
 from tasks.order import Order
 from tasks.packing import Row
 from tasks.task import Corruption, TextTask
@@ -96,11 +100,17 @@ class _TaskDataset:
     sources.check_split(split, task.source)
     self.batch_size = batch_size
     self._task = task
+    self._data_dir = data_dir
     self._folder = Path(data_dir).expanduser() / task.name
     self._feature_lengths = dict(feature_lengths)
     self._split = split
     self._part = HostPart.of(batch_size)
     self._order = Order(seed=seed, shuffle=shuffle, window=shuffle_window)
+
+  @property
+  def kinds(self) -> tuple[str, ...]:
+    """What the feature `kind` counts: the kinds of the task's objective."""
+    return self._task.objective.kinds
 
   def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and types of a batch over all hosts; reads no data."""
@@ -222,8 +232,7 @@ class StreamingDataset(_TaskDataset):
 
   @functools.cached_property
   def _vocabulary(self) -> Vocabulary:
-    task = self._task
-    return task.given_vocabulary() or task.prepared_vocabulary(self._folder)
+    return self._task.vocabulary(self._data_dir)
 
   @functools.cached_property
   def _seqio_task(self) -> Any:
@@ -266,8 +275,9 @@ class StreamingDataset(_TaskDataset):
 
   def _epoch(self) -> Iterator[Row]:
     """The rows of the split in the order of the source."""
+    row_length = self._task.objective.row_length(self._feature_lengths)
     dataset = self._seqio_task.get_dataset(
-      sequence_length=self._feature_lengths, split=self._split, shuffle=False
+      sequence_length={"inputs": row_length}, split=self._split, shuffle=False
     )
     for row in dataset.as_numpy_iterator():
       yield Row(row["inputs"], row["segment_lengths"])
@@ -277,3 +287,95 @@ def _chunks(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
   """Lists of `size` rows; the last may be shorter."""
   while chunk := list(itertools.islice(rows, size)):
     yield chunk
+
+
+class MixtureDataset:
+  """Batches of a mixture of tasks, with fixed shares of rows.
+
+  Each part has its own order, its own epochs, and its own randomness. A batch
+  has the rows of the first part first, then those of the second, and so on.
+  The shares are multiples of the number of hosts, each of which reads its part
+  of every share.
+
+  Attributes:
+    batch_size: examples in a batch, over all hosts.
+    parts: a dataset for each task of the mixture.
+  """
+
+  def __init__(
+    self,
+    *,
+    mixture: Mixture,
+    part_dataset: Callable[..., Dataset],
+    batch_size: int,
+    seed: int,
+  ):
+    """Says what to read; reads nothing yet.
+
+    Args:
+      mixture: the tasks and their rates.
+      part_dataset: called with `task`, `batch_size` and `seed`, gives the
+        dataset of a part, as `StreamingDataset` does with its other arguments.
+      batch_size: examples in a batch, over all hosts.
+      seed: seed of the order and of the corruption.
+
+    Raises:
+      ValueError: the hosts and the parts cannot share a batch.
+    """
+    self.batch_size = batch_size
+    self.parts = tuple(
+      # No two parts, of whatever seeds, have the same randomness.
+      part_dataset(
+        task=task,
+        batch_size=share,
+        seed=seed * len(mixture.tasks) + number,
+      )
+      for number, (task, share) in enumerate(
+        zip(mixture.tasks, mixture.shares(batch_size, jax.process_count()))
+      )
+    )
+
+  def open(self) -> None:
+    """Opens the parts; raises what they raise."""
+    for part in self.parts:
+      part.open()
+
+  @property
+  def kinds(self) -> tuple[str, ...]:
+    """The kinds of rows of the objective, which the parts have in common."""
+    return self.parts[0].kinds
+
+  @property
+  def num_examples(self) -> int | None:
+    """Rows of all parts, though each has epochs of its own; None: unknown."""
+    sizes = [part.num_examples for part in self.parts]
+    return None if None in sizes else sum(size for size in sizes if size)
+
+  @property
+  def unigram_counts(self) -> np.ndarray | None:
+    """float64[V], shares of the tokens in the mixture; they sum to the counts.
+
+    None if a part does not know its counts.
+    """
+    found = [part.unigram_counts for part in self.parts]
+    counts = [count for count in found if count is not None]
+    if len(counts) < len(found):
+      return None
+    shares = [part.batch_size / self.batch_size for part in self.parts]
+    weighted = [s * c / c.sum() for s, c in zip(shares, counts)]
+    return sum(weighted) * sum(c.sum() for c in counts)
+
+  def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a batch over all hosts; reads no data."""
+    return {
+      name: jax.ShapeDtypeStruct((self.batch_size, *x.shape[1:]), x.dtype)
+      for name, x in self.parts[0].batch_spec().items()
+    }
+
+  def batches(self, start: int) -> Iterator[Batch]:
+    """This host's part of batch `start`, `start + 1`, ... without end."""
+    for batches in zip(*(part.batches(start) for part in self.parts)):
+      yield {
+        name: np.concatenate([batch[name] for batch in batches])
+        for name in batches[0]
+      }

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tasks.packing import Framing, Row
+from tasks.packing import Framing, Row, pad, positions, segment_ids
 from tasks.task import Corruption
 from tasks.vocabulary import Vocabulary
 
@@ -58,7 +58,6 @@ def mask_tokens(
     targets: int32[P], the original tokens there; 0 in unused slots.
     target_weights: float32[P], 1 for used slots, 0 for unused ones.
   """
-  size = len(row.tokens)
   places = np.searchsorted(ordinary_ids, row.tokens)
   places = np.minimum(places, len(ordinary_ids) - 1)
   candidates = np.flatnonzero(ordinary_ids[places] == row.tokens)
@@ -72,27 +71,16 @@ def mask_tokens(
   replaced = np.where(draw < MASKED, mask_id, targets)
   replaced = np.where(draw >= 1 - RANDOM, random_ids, replaced)
 
-  tokens = _padded(row.tokens, length, fill=pad_id)
+  tokens = pad([row.tokens], length, fill=pad_id)
   tokens[chosen] = replaced
-  segments = np.arange(1, len(row.segment_lengths) + 1)
-  begins = np.cumsum(row.segment_lengths) - row.segment_lengths
-  positions = np.arange(size) - np.repeat(begins, row.segment_lengths)
   return {
     "tokens": tokens,
-    "segment_ids": _padded(np.repeat(segments, row.segment_lengths), length),
-    "positions": _padded(positions, length),
-    "target_positions": _padded(chosen, num_targets),
-    "targets": _padded(targets, num_targets),
-    "target_weights": _padded(np.ones(count), num_targets, np.float32),
+    "segment_ids": pad([segment_ids(row.segment_lengths)], length),
+    "positions": pad([positions(row.segment_lengths)], length),
+    "target_positions": pad([chosen], num_targets),
+    "targets": pad([targets], num_targets),
+    "target_weights": pad([np.ones(count)], num_targets, np.float32),
   }
-
-
-def _padded(
-  values: np.ndarray, length: int, dtype: type = np.int32, fill: int = 0
-) -> np.ndarray:
-  padded: np.ndarray = np.full(length, fill, dtype)
-  padded[: len(values)] = values
-  return padded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +89,11 @@ class MaskedLM:
 
   Attributes:
     mask_rate: share of the tokens that are predicted.
-    num_sentinels: sentinel ids the objective needs: none.
+    kinds: all rows are of one kind.
   """
 
   mask_rate: float = 0.15
-  num_sentinels: ClassVar[int] = 0
+  kinds: ClassVar[tuple[str, ...]] = ()
 
   def __post_init__(self):
     if not 0 < self.mask_rate < 1:
@@ -117,6 +105,11 @@ class MaskedLM:
   def framing(self, vocabulary: Vocabulary) -> Framing:
     """[CLS] before and [SEP] after each piece."""
     return Framing((vocabulary.cls_id,), (vocabulary.sep_id,))
+
+  def extra_pieces(self, feature_lengths: Mapping[str, int]) -> tuple[str, ...]:
+    """None."""
+    del feature_lengths
+    return ()
 
   def row_length(self, feature_lengths: Mapping[str, int]) -> int:
     """T, the length of "inputs".

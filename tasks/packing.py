@@ -1,4 +1,7 @@
-"""Documents to rows: cut into pieces, frame them, pack them whole."""
+"""Documents to rows: cut into pieces, frame them, pack them whole.
+
+And what says in an example which slots belong together.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -118,3 +121,31 @@ def _row(pieces: list[np.ndarray]) -> Row:
     tokens=np.concatenate(pieces),
     segment_lengths=np.array([len(piece) for piece in pieces], np.int32),
   )
+
+
+def segment_ids(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+  """Number of its piece, from 1 on, for each token of packed pieces."""
+  sizes = np.asarray(lengths, np.int64)
+  return np.repeat(np.arange(1, len(sizes) + 1), sizes)
+
+
+def positions(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+  """Position within its piece for each token of packed pieces."""
+  sizes = np.asarray(lengths, np.int64)
+  begins = np.cumsum(sizes) - sizes
+  return np.arange(sizes.sum()) - np.repeat(begins, sizes)
+
+
+def pad(
+  parts: Sequence[np.ndarray],
+  length: int,
+  dtype: type = np.int32,
+  fill: int = 0,
+) -> np.ndarray:
+  """Parts one after another, then `fill` up to `length`."""
+  padded: np.ndarray = np.full(length, fill, dtype)
+  end = 0
+  for part in parts:
+    padded[end : end + len(part)] = part
+    end += len(part)
+  return padded

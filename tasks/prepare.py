@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import records
+from tasks.mixture import Mixture
 from tasks.packing import BLOCK_DOCUMENTS
 from tasks.progress import Progress
 from tasks.sentencepiece_training import train_sentencepiece
@@ -26,7 +27,10 @@ SHARD_DOCUMENTS = 16 * BLOCK_DOCUMENTS
 
 
 def prepare(
-  *, task: TextTask, feature_lengths: Mapping[str, int], data_dir: str
+  *,
+  task: TextTask | Mixture,
+  feature_lengths: Mapping[str, int],
+  data_dir: str,
 ) -> None:
   """Writes the vocabulary, the rows and the token counts of a task.
 
@@ -34,7 +38,7 @@ def prepare(
   gives the same files as one without.
 
   Args:
-    task: what to prepare.
+    task: what to prepare; of a mixture, all parts.
     feature_lengths: lengths of the features of a batch.
     data_dir: folder of all prepared tasks; the task's own lies in it.
 
@@ -43,6 +47,10 @@ def prepare(
     ValueError: a split is empty, the vocabulary does not suit, or the folder
       holds records that were prepared otherwise.
   """
+  if isinstance(task, Mixture):
+    for part in task.tasks:
+      prepare(task=part, feature_lengths=feature_lengths, data_dir=data_dir)
+    return
   folder = Path(data_dir).expanduser() / task.name
   # What is wrong should say so now, not after hours of work.
   task.objective.row_length(feature_lengths)
@@ -60,7 +68,7 @@ def prepare(
     return
   folder.mkdir(parents=True, exist_ok=True)
   with records.only_writer(folder):
-    vocabulary = _provide_vocabulary(task, folder, settings)
+    vocabulary = _provide_vocabulary(task, feature_lengths, folder, settings)
     for split, count in num_documents.items():
       _write_split(task, vocabulary, feature_lengths, folder, split, count)
     _write_metadata(task, vocabulary, folder, settings)
@@ -101,7 +109,10 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _provide_vocabulary(
-  task: TextTask, folder: Path, settings: Mapping[str, Any]
+  task: TextTask,
+  feature_lengths: Mapping[str, int],
+  folder: Path,
+  settings: Mapping[str, Any],
 ) -> Vocabulary:
   """Copies or trains the vocabulary, and notes what the folder will be."""
   path = folder / task.vocabulary_file
@@ -121,7 +132,7 @@ def _provide_vocabulary(
           task.source.documents("train"),
           task.vocabulary_size,
           partial,
-          num_sentinels=task.objective.num_sentinels,
+          extra_pieces=task.objective.extra_pieces(feature_lengths),
         )
   vocabulary = task.prepared_vocabulary(folder)
   unfinished["vocabulary_fingerprint"] = vocabulary.fingerprint()

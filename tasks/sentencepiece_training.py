@@ -2,23 +2,24 @@
 
 import io
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import sentencepiece
-from sentencepiece import sentencepiece_model_pb2
 
 from tasks import vocabulary
-
-ModelProto: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]
+from tasks.vocabularies import append_pieces
 
 # Beyond this the vocabulary hardly changes, but the memory grows.
 MOST_CHARACTERS = 50_000_000
 
 
 def train_sentencepiece(
-  documents: Iterable[str], size: int, path: Path, *, num_sentinels: int = 0
+  documents: Iterable[str],
+  size: int,
+  path: Path,
+  *,
+  extra_pieces: Sequence[str] = (),
 ) -> None:
   """Trains a unigram model on the first 50 million characters of documents.
 
@@ -28,10 +29,10 @@ def train_sentencepiece(
 
   Args:
     documents: the text; the first ones are used.
-    size: V, number of ids, special ones and sentinels included.
+    size: V, number of ids, special ones and extra pieces included.
     path: the `.model` file to write.
-    num_sentinels: names <extra_id_0>, <extra_id_1>, ... at ids V - 1, V - 2,
-      ... for span corruption.
+    extra_pieces: pieces with the last ids, such as <extra_id_1>, <extra_id_0>.
+      A text encodes to them only where it spells them out.
 
   Raises:
     ValueError: there is no text, or `size` does not suit it.
@@ -46,7 +47,7 @@ def train_sentencepiece(
       sentence_iterator=itertools.chain([first], sentences),
       model_writer=model,
       model_type="unigram",
-      vocab_size=size - num_sentinels,
+      vocab_size=size - len(extra_pieces),
       character_coverage=0.99995,
       byte_fallback=True,
       pad_id=0,
@@ -67,7 +68,7 @@ def train_sentencepiece(
       f"VOCABULARY_SIZE={size} does not suit this text "
       f"({str(error).splitlines()[-1]}): set another --gin.VOCABULARY_SIZE"
     ) from error
-  path.write_bytes(_with_sentinels(model.getvalue(), num_sentinels))
+  path.write_bytes(append_pieces(model.getvalue(), extra_pieces))
 
 
 def _beginning(documents: Iterable[str]) -> Iterator[str]:
@@ -79,15 +80,3 @@ def _beginning(documents: Iterable[str]) -> Iterator[str]:
     characters += len(document)
     if characters >= MOST_CHARACTERS:
       return
-
-
-def _with_sentinels(model: bytes, num_sentinels: int) -> bytes:
-  """Appends pieces: the trainer would put such symbols first, not last."""
-  proto = ModelProto.FromString(model)
-  for number in reversed(range(num_sentinels)):
-    proto.pieces.add(
-      piece=f"<extra_id_{number}>",
-      score=0.0,
-      type=ModelProto.SentencePiece.USER_DEFINED,
-    )
-  return proto.SerializeToString(deterministic=True)

@@ -22,8 +22,11 @@ class Objective(Protocol):
   """What a model learns from a row: how rows are made and corrupted."""
 
   @property
-  def num_sentinels(self) -> int:
-    """Sentinel ids that a vocabulary trained for it ends with."""
+  def kinds(self) -> tuple[str, ...]:
+    """Names of what feature `kind` counts from 0; empty if there is none."""
+
+  def extra_pieces(self, feature_lengths: Mapping[str, int]) -> tuple[str, ...]:
+    """Pieces that a vocabulary trained for it ends with, by ascending id."""
 
   def framing(self, vocabulary: Vocabulary) -> Framing:
     """What stands around the pieces of a row."""
@@ -53,6 +56,8 @@ class TextTask:
     vocabulary_size: V, the number of token ids.
     vocabulary_path: a SentencePiece `.model` or a BERT `vocab.txt`; None
       trains a SentencePiece vocabulary on the source.
+    extra_ids: sentinels appended to a given SentencePiece model, as T5's 100;
+      they count in `vocabulary_size`.
     lower_case: whether a `vocab.txt` goes with lowered text.
   """
 
@@ -61,7 +66,38 @@ class TextTask:
   objective: Objective
   vocabulary_size: int
   vocabulary_path: str | None = None
+  extra_ids: int = 0
   lower_case: bool = True
+
+  def __post_init__(self):
+    if self.extra_ids < 0 or (self.extra_ids and not self.vocabulary_path):
+      raise ValueError(
+        f"VOCABULARY_EXTRA_IDS={self.extra_ids} must be the number of "
+        "sentinels that a given vocabulary lacks, and 0 for one that is "
+        "trained: set --gin.VOCABULARY_EXTRA_IDS or --gin.VOCABULARY_PATH"
+      )
+
+  def documents(self, split: str) -> Iterator[str]:
+    """The documents of a split."""
+    return self.source.documents(split)
+
+  def vocabulary(self, data_dir: str) -> Vocabulary:
+    """The given vocabulary, or else the one that is prepared.
+
+    Args:
+      data_dir: folder of all prepared tasks.
+
+    Raises:
+      FileNotFoundError: there is neither.
+      ValueError: its size is not `vocabulary_size`.
+    """
+    folder = Path(data_dir).expanduser() / self.name
+    given = self.vocabulary_path
+    # Records may have moved to a machine that has only their own copy.
+    gone = given and not Path(given).expanduser().is_file()
+    if not given or (gone and (folder / self.vocabulary_file).is_file()):
+      return self.prepared_vocabulary(folder)
+    return self._open_vocabulary(given)
 
   def prepared_vocabulary(self, folder: Path) -> Vocabulary:
     """The vocabulary in the task's own folder.
@@ -90,7 +126,9 @@ class TextTask:
     return self._open_vocabulary(self.vocabulary_path)
 
   def _open_vocabulary(self, path: str | Path) -> Vocabulary:
-    vocabulary = vocabularies.open_vocabulary(path, self.lower_case)
+    vocabulary = vocabularies.open_vocabulary(
+      path, self.lower_case, extra_ids=self.extra_ids
+    )
     if vocabulary.size != self.vocabulary_size:
       raise ValueError(
         f"the vocabulary {path} has {vocabulary.size} ids, but "
@@ -117,6 +155,11 @@ class TextTask:
       "lower_case": self.lower_case,
       "given_vocabulary": None,
     }
+    row_length = self.objective.row_length(feature_lengths)
+    if row_length != sum(feature_lengths.values()):
+      settings["row_length"] = row_length  # The lengths do not say it.
+    if self.extra_ids:
+      settings["extra_ids"] = self.extra_ids
     fingerprint = self.source.fingerprint()
     if fingerprint:
       settings["source_files"] = fingerprint
@@ -136,7 +179,9 @@ class TextTask:
   ) -> Iterator[Row]:
     """The rows of documents: encoded, cut and packed; without TensorFlow."""
     return self._pack(
-      map(vocabulary.encode, documents), vocabulary, feature_lengths
+      map(vocabulary.encode, documents),
+      vocabulary,
+      self.objective.row_length(feature_lengths),
     )
 
   def seqio_task(self, vocabulary: Vocabulary) -> Any:
@@ -144,7 +189,8 @@ class TextTask:
 
     An example is a row: `inputs` int32[n], `segment_lengths` int32[s] and
     `index` int64, the number of the row in its split. The rows, unshuffled,
-    are those of `rows`. Registering again replaces the task.
+    are those of `rows`, if the sequence length of `inputs` is that of a row.
+    Registering again replaces the task.
 
     Args:
       vocabulary: this task's vocabulary.
@@ -188,7 +234,7 @@ class TextTask:
 
     def rows():
       documents = (d["inputs"] for d in dataset.as_numpy_iterator())
-      packed = self._pack(documents, vocabulary, sequence_length)
+      packed = self._pack(documents, vocabulary, sequence_length["inputs"])
       for index, row in enumerate(packed):
         yield {
           "inputs": row.tokens,
@@ -205,9 +251,6 @@ class TextTask:
       },
     )
 
-  def _pack(self, documents, vocabulary, feature_lengths) -> Iterator[Row]:
-    return pack(
-      documents,
-      framing=self.objective.framing(vocabulary),
-      length=self.objective.row_length(feature_lengths),
-    )
+  def _pack(self, documents, vocabulary, length) -> Iterator[Row]:
+    framing = self.objective.framing(vocabulary)
+    return pack(documents, framing=framing, length=length)

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,12 @@ import numpy as np
 from tasks import extras
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+NLU, NLG, S2S = "[NLU]", "[NLG]", "[S2S]"  # Modes of UL2.
+
+
+def sentinel(number: int) -> str:
+  """Name of the sentinel that stands for span `number`, from 0 on."""
+  return f"<extra_id_{number}>"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +43,11 @@ class Vocabulary(abc.ABC):
 
   @abc.abstractmethod
   def encode(self, text: str) -> list[int]:
-    """Token ids of a text; of the special ones, only [UNK] can occur."""
+    """Token ids of a text.
+
+    Of the special ones only [UNK] can occur, and sentinels and modes, where a
+    SentencePiece vocabulary has them and the text spells them out.
+    """
 
   @abc.abstractmethod
   def decode(self, ids: Sequence[int]) -> str:
@@ -75,9 +86,41 @@ class Vocabulary(abc.ABC):
     return self._id_of(SEP)
 
   @property
+  def eos_id(self) -> int:
+    """Id that ends inputs and targets."""
+    return self.sep_id
+
+  @property
   def mask_id(self) -> int:
     """Id of [MASK], which hides a token."""
     return self._id_of(MASK)
+
+  @property
+  def sentinel_ids(self) -> tuple[int, ...]:
+    """Ids of <extra_id_0>, <extra_id_1>, ..., as far as they go.
+
+    Raises:
+      ValueError: there is none.
+    """
+    ids = []
+    for number in itertools.count():
+      found = self._find(sentinel(number))
+      if found is None:
+        break
+      ids.append(found)
+    if not ids:
+      raise ValueError(
+        f"the vocabulary {self.path} has no {sentinel(0)}, which this task "
+        "needs: append sentinels to a SentencePiece model with "
+        "--gin.VOCABULARY_EXTRA_IDS=100, choose another "
+        "--gin.VOCABULARY_PATH, or None to train one"
+      )
+    return tuple(ids)
+
+  def mode_ids(self, mode: str) -> tuple[int, ...]:
+    """Id of a mode as [NLU], or those of its name where it has none."""
+    found = self._find(mode)
+    return tuple(self.encode(mode)) if found is None else (found,)
 
   def _id_of(self, piece: str) -> int:
     found = self._find(piece)

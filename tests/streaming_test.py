@@ -1,14 +1,18 @@
 """What needs the extra packages: seqio, TensorFlow and its datasets."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from raptr_jax.data import PreparedDataset, StreamingDataset
 from tasks import prepare as preparation
+from tasks.mixture import Mixture
 from tasks.packing import BLOCK_DOCUMENTS
 from tasks.prepare import prepare
 from tasks.tfds_source import TfdsCorpus, merge_order
+from tasks.ul2 import UL2
 from tasks.vocabularies import open_vocabulary
 from tests.small_task import (
   LENGTHS,
@@ -85,6 +89,51 @@ def test_streamed_and_prepared_batches_are_the_same(task, data_dir):
   count = prepared.num_examples // BATCH_SIZE + 5  # Into the second epoch.
   streamed = _dataset(StreamingDataset, task, data_dir)
   assert_batches_equal(take(streamed, count), take(prepared, count))
+
+
+@pytest.mark.parametrize(
+  ("form", "lengths"),
+  [
+    ("decoder", {"tokens": 32}),
+    # Rows are longer than "inputs", and must not be cut by seqio.
+    ("encoder_decoder", {"inputs": 24, "targets": 20}),
+  ],
+)
+def test_ul2_streams_as_prepared(form, lengths, data_dir, task, tmp_path):
+  vocabulary = data_dir / task.name / "vocabulary.model"
+  ul2_task = dataclasses.replace(
+    task,
+    name=f"ul2_{form}",
+    objective=UL2(form),
+    vocabulary_path=str(vocabulary),
+    extra_ids=20,
+    vocabulary_size=task.vocabulary_size + 20,
+  )
+  prepare(task=ul2_task, feature_lengths=lengths, data_dir=str(tmp_path))
+  prepared, streamed = (
+    take(_dataset(kind, ul2_task, tmp_path, feature_lengths=lengths), 30)
+    for kind in (PreparedDataset, StreamingDataset)
+  )
+  assert_batches_equal(streamed, prepared)
+  in_seqio = ul2_task.given_vocabulary().to_seqio()
+  assert in_seqio.vocab_size == 620
+  assert "<extra_id_0>" in in_seqio.decode([619])
+
+
+def test_mixture_in_seqio_has_the_rows_and_rates_of_its_parts(task, data_dir):
+  path = data_dir / task.name / "vocabulary.model"
+  one, two = (
+    dataclasses.replace(task, name=name, vocabulary_path=str(path))
+    for name in ("one", "two")
+  )
+  mixture = Mixture(name="both", tasks=(one, two), rates=(3, 1))
+  for _ in range(2):  # Again replaces it.
+    registered = mixture.seqio_mixture(one.given_vocabulary())
+  assert seqio.get_mixture_or_task("both") is registered
+  assert {t.name: registered.get_rate(t) for t in registered.tasks} == {
+    "one": 3,
+    "two": 1,
+  }
 
 
 def test_both_start_at_any_batch(task, data_dir):

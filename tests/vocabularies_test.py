@@ -12,6 +12,11 @@ TOKENS = [
 ]  # fmt: skip
 
 
+EXTRA_PIECES = (
+  "[NLU]", "[S2S]", *(f"<extra_id_{i}>" for i in reversed(range(98))),
+)  # fmt: skip
+
+
 def _documents():
   return itertools.islice(KingJamesBible().documents("train"), 40)
 
@@ -19,13 +24,13 @@ def _documents():
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
   path = tmp_path_factory.mktemp("vocabulary") / "x.model"
-  train_sentencepiece(_documents(), 700, path, num_sentinels=100)
+  train_sentencepiece(_documents(), 700, path, extra_pieces=EXTRA_PIECES)
   return path
 
 
 def test_training_twice_gives_the_same_bytes(model, tmp_path):
   again = tmp_path / "again.model"
-  train_sentencepiece(_documents(), 700, again, num_sentinels=100)
+  train_sentencepiece(_documents(), 700, again, extra_pieces=EXTRA_PIECES)
   assert again.read_bytes() == model.read_bytes()
 
 
@@ -38,7 +43,53 @@ def test_ids_of_a_trained_vocabulary(model):
   # Sentinel k is V - 1 - k.
   assert vocabulary.special_ids == (*range(5), *range(600, 700))
   assert vocabulary.encode("<extra_id_0>")[-1] == 699
-  assert vocabulary.encode("<extra_id_99>")[-1] == 600
+  assert vocabulary.sentinel_ids == tuple(range(699, 601, -1))
+  assert vocabulary.eos_id == vocabulary.sep_id
+  assert vocabulary.mode_ids("[S2S]") == (601,)
+  # A mode that has no piece is text.
+  spelt = vocabulary.mode_ids("[NLG]")
+  assert vocabulary.decode(spelt) == "[NLG]"
+  assert not set(spelt) & set(vocabulary.special_ids)
+
+
+@pytest.fixture(scope="module")
+def without_sentinels(tmp_path_factory):
+  path = tmp_path_factory.mktemp("vocabulary") / "x.model"
+  train_sentencepiece(_documents(), 600, path)
+  return path
+
+
+def test_sentinels_are_appended_to_a_given_vocabulary(without_sentinels):
+  given = open_vocabulary(without_sentinels)
+  with pytest.raises(ValueError, match=r"no <extra_id_0>.*EXTRA_IDS=100"):
+    _ = given.sentinel_ids
+  vocabulary = open_vocabulary(without_sentinels, extra_ids=3)
+  assert vocabulary.size == given.size + 3 == 603
+  assert vocabulary.sentinel_ids == (602, 601, 600)
+  assert vocabulary.special_ids == (*range(5), 600, 601, 602)
+  text = "And God said <extra_id_1>, Let there be light"
+  ids = vocabulary.encode(text)
+  assert 601 in ids
+  assert vocabulary.decode(ids) == text
+  plain = "And God said, Let there be light"
+  assert vocabulary.encode(plain) == given.encode(plain)
+
+
+def test_sentinels_are_not_appended_twice_nor_to_word_pieces(model, tmp_path):
+  with pytest.raises(ValueError, match=r"VOCABULARY_EXTRA_IDS=2 .*<extra_id_"):
+    _ = open_vocabulary(model, extra_ids=2).size
+  (tmp_path / "vocab.txt").write_text("\n".join(TOKENS))
+  with pytest.raises(ValueError, match=r"VOCABULARY_EXTRA_IDS=2.*SentencePie"):
+    open_vocabulary(tmp_path / "vocab.txt", extra_ids=2)
+
+
+def test_sentinels_of_word_pieces_are_lines(tmp_path):
+  path = tmp_path / "vocab.txt"
+  path.write_text("\n".join([*TOKENS, "<extra_id_1>", "<extra_id_0>"]))
+  vocabulary = open_vocabulary(path)
+  assert vocabulary.sentinel_ids == (len(TOKENS) + 1, len(TOKENS))
+  assert set(vocabulary.sentinel_ids) < set(vocabulary.special_ids)
+  assert vocabulary.eos_id == vocabulary.sep_id == 4
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,182 @@
+"""Span corruption, the mixture of denoisers of UL2 (arXiv:2205.05131, Sec. 3).
+
+A denoiser hides spans of a text behind sentinels, as T5 does (arXiv:1910.10683,
+Sec. 3.1.4), and the model writes what was hidden: of the tokens a b c d e f g,
+the inputs `a b <0> e f <1>` and the targets `<0> c d <1> g [EOS]`. A prefix
+language model is the same with one span, at the end.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from tasks.vocabulary import NLG, NLU, S2S
+
+
+@dataclasses.dataclass(frozen=True)
+class Denoiser:
+  """One way of hiding tokens.
+
+  A text too short for one span of the mean length has a shorter one.
+
+  Attributes:
+    name: for reports.
+    mean_span: mean tokens of a hidden span; None hides one span, at the end.
+    rate: share of the tokens that are hidden.
+    mode: token that tells the model which kind of denoiser this is.
+  """
+
+  name: str
+  mean_span: float | None
+  rate: float
+  mode: str
+
+  def __post_init__(self):
+    if not 0 < self.rate < 1:
+      raise ValueError(
+        f"rate={self.rate} of denoiser {self.name!r} must lie between 0 and 1: "
+        "set --gin.tasks.ul2.UL2.denoisers"
+      )
+    if self.mean_span is not None and self.mean_span < 1:
+      raise ValueError(
+        f"mean_span={self.mean_span} of denoiser {self.name!r} must be at "
+        "least 1, or None: set --gin.tasks.ul2.UL2.denoisers"
+      )
+
+  def sizes(
+    self, num_tokens: Int[np.ndarray, "n"], rounding: Float[np.ndarray, "2"]
+  ) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+    """How many tokens of a text are hidden, in how many spans.
+
+    Both are rounded down after the addition of `rounding`, and are right in
+    the mean if that is uniform. Every span, and every stretch between spans,
+    has a token at least. With `rounding` fixed, hidden tokens, kept tokens and
+    spans never decrease with the length of the text.
+
+    Args:
+      num_tokens: lengths of texts; only from 2 on do the sizes make sense.
+      rounding: two numbers from 0 to 1, for the tokens and for the spans.
+    """
+    hidden = np.floor(self.rate * num_tokens + rounding[0]).astype(np.int64)
+    hidden = np.clip(hidden, 1, num_tokens - 1)
+    if self.mean_span is None:
+      spans = np.ones_like(hidden)
+    else:
+      spans = np.floor(hidden / self.mean_span + rounding[1]).astype(np.int64)
+    return hidden, np.clip(spans, 1, np.minimum(hidden, num_tokens - hidden))
+
+
+# The values of UL2, but for the rate of S, which is our choice.
+UL2_DENOISERS = (
+  Denoiser("R 3 15%", 3, 0.15, NLU),
+  Denoiser("R 8 15%", 8, 0.15, NLU),
+  Denoiser("X 3 50%", 3, 0.5, NLG),
+  Denoiser("X 8 50%", 8, 0.5, NLG),
+  Denoiser("X 64 15%", 64, 0.15, NLG),
+  Denoiser("X 64 50%", 64, 0.5, NLG),
+  Denoiser("S 25%", None, 0.25, S2S),
+)
+
+
+def random_lengths(
+  total: int, parts: int, rng: np.random.Generator
+) -> Int[np.ndarray, "parts"]:
+  """Lengths of at least 1 that sum to `total`, all ways equally likely."""
+  ends = np.sort(rng.permutation(total - 1)[: parts - 1]) + 1
+  return np.diff(ends, prepend=0, append=total)
+
+
+def hide_spans(
+  tokens: Int[np.ndarray, "n"],
+  *,
+  kept: Int[np.ndarray, "s"],
+  hidden: Int[np.ndarray, "s"],
+  sentinel_ids: Int[np.ndarray, "..."],
+  eos_id: int,
+) -> tuple[Int[np.ndarray, "..."], Int[np.ndarray, "..."]]:
+  """Inputs and targets of a text, given where its spans lie.
+
+  Args:
+    tokens: the text: kept[0] tokens, then hidden[0], then kept[1], ...
+    kept: lengths of the stretches that stay.
+    hidden: lengths of the spans that are hidden.
+    sentinel_ids: id that stands for each span; s of them at least.
+    eos_id: id that ends the targets.
+
+  Returns:
+    inputs: the kept stretches, a sentinel after each; without an end.
+    targets: the hidden spans, a sentinel before each, then `eos_id`.
+  """
+  lengths = np.stack([kept, hidden], axis=1).ravel()
+  is_hidden = np.repeat(np.tile([False, True], len(hidden)), lengths)
+  sentinels = sentinel_ids[: len(hidden)]
+  inputs = np.insert(tokens[~is_hidden], np.cumsum(kept), sentinels)
+  begins = np.cumsum(hidden) - hidden
+  targets = np.insert(tokens[is_hidden], begins, sentinels)
+  return inputs, np.append(targets, eos_id)
+
+
+def corrupt(
+  tokens: Int[np.ndarray, "n"],
+  rng: np.random.Generator,
+  *,
+  num_hidden: int,
+  num_spans: int,
+  sentinel_ids: Int[np.ndarray, "..."],
+  eos_id: int,
+) -> tuple[Int[np.ndarray, "..."], Int[np.ndarray, "..."]]:
+  """Inputs and targets of a text: hides so many tokens in so many spans.
+
+  A text begins with what is kept and ends with what is hidden, as in T5.
+  """
+  return hide_spans(
+    tokens,
+    kept=random_lengths(len(tokens) - num_hidden, num_spans, rng),
+    hidden=random_lengths(num_hidden, num_spans, rng),
+    sentinel_ids=sentinel_ids,
+    eos_id=eos_id,
+  )
+
+
+def hidden_spans(
+  targets: Sequence[int] | np.ndarray,
+  *,
+  sentinel_ids: Sequence[int] | np.ndarray,
+  eos_id: int,
+) -> dict[int, list[int]]:
+  """The spans that targets give, by the id of their sentinel.
+
+  Targets may be a model's: what comes before the first sentinel is lost, and
+  what follows a sentinel that comes again belongs to the same span.
+  """
+  sentinels = {int(i) for i in sentinel_ids}
+  spans: dict[int, list[int]] = {}
+  span: list[int] = []
+  for token in itertools.takewhile(lambda t: t != eos_id, map(int, targets)):
+    if token in sentinels:
+      span = spans.setdefault(token, [])
+    else:
+      span.append(token)
+  return spans
+
+
+def reassemble(
+  inputs: Sequence[int] | np.ndarray,
+  targets: Sequence[int] | np.ndarray,
+  *,
+  sentinel_ids: Sequence[int] | np.ndarray,
+  eos_id: int,
+) -> list[int]:
+  """Puts the spans of targets in the places of their sentinels in inputs.
+
+  What targets do not give is empty, and what has no place in inputs is lost.
+  """
+  spans = hidden_spans(targets, sentinel_ids=sentinel_ids, eos_id=eos_id)
+  sentinels = {int(i) for i in sentinel_ids}
+  text: list[int] = []
+  for token in map(int, inputs):
+    text += spans.get(token, []) if token in sentinels else [token]
+  return text
