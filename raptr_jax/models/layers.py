@@ -12,7 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 Initializer = Callable[..., Any]
 DTypeLike = str | jnp.dtype
@@ -20,7 +20,9 @@ DTypeLike = str | jnp.dtype
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "gelu": lambda x: jax.nn.gelu(x, approximate=False),
   "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+  "silu": jax.nn.silu,
 }
+NEVER = -1e9  # A bias of attention; finite, so that no softmax gives NaN.
 
 
 def truncated_normal(stddev: float) -> Initializer:
@@ -29,6 +31,11 @@ def truncated_normal(stddev: float) -> Initializer:
   The standard deviation is that of the normal before the cut.
   """
   return nn.initializers.truncated_normal(stddev)
+
+
+def fan_in(scale: float = 1.0) -> Initializer:
+  """Normal of variance scale / (input axes), so that outputs keep theirs."""
+  return nn.initializers.variance_scaling(scale, "fan_in", "normal")
 
 
 def with_axes(init: Initializer, names: Sequence[str]) -> Initializer:
@@ -104,6 +111,20 @@ class LayerNorm(nn.Module):
     return (normed * scale + bias).astype(x.dtype)
 
 
+class RMSNorm(nn.Module):
+  """Divides by the root mean square (arXiv 1910.07467), in float32."""
+
+  epsilon: float
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+    ones = with_axes(nn.initializers.ones, ("embed",))
+    scale = self.param("scale", ones, (x.shape[-1],), jnp.float32)
+    wide = x.astype(jnp.float32)
+    square = jnp.square(wide).mean(-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(square + self.epsilon) * scale).astype(x.dtype)
+
+
 class Embedding(nn.Module):
   """A table of vectors, looked up by index."""
 
@@ -167,6 +188,147 @@ class SelfAttention(nn.Module):
     )
 
 
+class Attention(nn.Module):
+  """Multi-head attention in two parts, so that keys and values can be kept.
+
+  Without biases. A head of keys and values may serve several query heads
+  (grouped-query attention, arXiv 2305.13245).
+
+  Attributes:
+    features: D, width of what it gives.
+    num_heads: H.
+    head_dim: K.
+    num_kv_heads: G, heads of keys and values; divides H.
+    dropout_rate: of attention weights.
+    query_init: of the query kernel.
+    scaled: whether logits are divided by sqrt(K).
+    rotary_base: of rotary positions (RoPE, arXiv 2104.09864); None for none.
+  """
+
+  features: int
+  num_heads: int
+  head_dim: int
+  num_kv_heads: int
+  dropout_rate: float
+  query_init: Initializer = fan_in()
+  scaled: bool = True
+  rotary_base: float | None = None
+
+  def setup(self):
+    # Shared heads may be fewer than the devices that heads are spread over.
+    shared = self.num_kv_heads < self.num_heads
+    kv_heads = "kv_heads" if shared else "heads"
+    self.query = Dense(
+      (self.num_heads, self.head_dim),
+      ("embed", "heads", "kv"),
+      self.query_init,
+      use_bias=False,
+    )
+    self.key_value = Dense(
+      (2, self.num_kv_heads, self.head_dim),
+      ("embed", "key_value", kv_heads, "kv"),
+      fan_in(),
+      use_bias=False,
+    )
+    self.out = Dense(
+      (self.features,), ("heads", "embed"), fan_in(), use_bias=False
+    )
+    self.dropout = nn.Dropout(self.dropout_rate)
+
+  def keys_values(
+    self,
+    source: Float[Array, "B S D"],
+    positions: Int[Array, "B S"] | None = None,
+  ) -> tuple[Float[Array, "B G S K"], Float[Array, "B G S K"]]:
+    """Keys and values of the tokens that are attended to."""
+    keys, values = jnp.moveaxis(self.key_value(source), (2, 3), (0, 2))
+    return self._turned(keys, positions), values
+
+  def attend(
+    self,
+    x: Float[Array, "B T D"],
+    keys: Float[Array, "B G S K"],
+    values: Float[Array, "B G S K"],
+    *biases: Float[Array, "..."],
+    positions: Int[Array, "B T"] | None = None,
+    deterministic: bool = True,
+  ) -> Float[Array, "B T D"]:
+    """What each token of x takes from the values.
+
+    Args:
+      x: the tokens that attend.
+      keys: of the tokens that are attended to.
+      values: of the same.
+      *biases: added to the logits, each [B or 1, H or 1, T, S].
+      positions: of x, for rotary positions.
+      deterministic: whether dropout is off.
+    """
+    batch, length, _ = x.shape
+    queries = jnp.moveaxis(self.query(x), 2, 1)
+    queries = self._turned(queries, positions)
+    # The query heads of a group stand one below the other: one product each.
+    grouped = (batch, self.num_kv_heads, -1, self.head_dim)
+    logits = jnp.einsum("bgmk,bgsk->bgms", queries.reshape(grouped), keys)
+    logits = logits.reshape(batch, self.num_heads, length, keys.shape[2])
+    logits = logits.astype(jnp.float32)
+    if self.scaled:
+      logits = logits * self.head_dim**-0.5
+    weights = jax.nn.softmax(sum(biases, logits)).astype(x.dtype)
+    weights = self.dropout(weights, deterministic)
+    weights = weights.reshape(*grouped[:3], keys.shape[2])
+    mixed = jnp.einsum("bgms,bgsk->bgmk", weights, values)
+    mixed = mixed.reshape(batch, self.num_heads, length, self.head_dim)
+    return self.out(jnp.moveaxis(mixed, 1, 2).reshape(batch, length, -1))
+
+  def _turned(self, x, positions):
+    if self.rotary_base is None:
+      return x
+    return rotary(x, positions, self.rotary_base)
+
+
+def rotary(
+  x: Float[Array, "B H T K"], positions: Int[Array, "B T"], base: float
+) -> Float[Array, "B H T K"]:
+  """Turns pairs of coordinates by an angle that grows with the position.
+
+  RoPE (arXiv 2104.09864), with coordinate i paired with i + K / 2. Products of
+  two turned vectors depend on the difference of their positions alone.
+  """
+  half = x.shape[-1] // 2
+  frequencies = base ** -(jnp.arange(half) / half)
+  angles = positions[:, None, :, None] * frequencies
+  sin, cos = jnp.sin(angles), jnp.cos(angles)
+  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  turned = (first * cos - second * sin, second * cos + first * sin)
+  return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+class GatedMlp(nn.Module):
+  """Two linear maps, one through an activation, multiplied (arXiv 2002.05202)."""
+
+  mlp_dim: int
+  activation: str
+  dropout_rate: float
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "B T D"], deterministic: bool = True
+  ) -> Float[Array, "B T D"]:
+    hidden = Dense(
+      (2, self.mlp_dim),
+      ("embed", "gate", "mlp"),
+      fan_in(),
+      use_bias=False,
+      name="wi",
+    )(x)
+    gate, linear = hidden[..., 0, :], hidden[..., 1, :]
+    hidden = ACTIVATIONS[self.activation](gate) * linear
+    hidden = nn.Dropout(self.dropout_rate)(hidden, deterministic)
+    return Dense(
+      (x.shape[-1],), ("mlp", "embed"), fan_in(), use_bias=False, name="wo"
+    )(hidden)
+
+
 class Mlp(nn.Module):
   """Two linear maps with an activation between them."""
 
@@ -187,11 +349,40 @@ class Mlp(nn.Module):
 
 def segment_bias(
   segment_ids: Int[Array, "B T"],
-) -> Float[Array, "B 1 T T"]:
+  source_ids: Int[Array, "B S"] | None = None,
+) -> Float[Array, "B 1 T S"]:
   """0 between tokens of one packed segment, very negative elsewhere.
 
-  The value is finite, so that no softmax gives NaN. Padding has segment 0 and
-  attends to padding alone; nothing reads its output.
+  Padding has segment 0 and attends to padding alone; nothing reads its output.
   """
-  same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
-  return jnp.where(same, 0.0, -1e9).astype(jnp.float32)
+  source_ids = segment_ids if source_ids is None else source_ids
+  same = segment_ids[:, None, :, None] == source_ids[:, None, None, :]
+  return mask_bias(same)
+
+
+def mask_bias(allowed: Bool[Array, "..."]) -> Float[Array, "..."]:
+  """0 where attention is allowed, very negative elsewhere."""
+  return jnp.where(allowed, 0.0, NEVER).astype(jnp.float32)
+
+
+def write_slots(
+  cache: dict[str, Float[Array, "B G S K"]],
+  new: tuple[Float[Array, "B G T K"], Float[Array, "B G T K"]],
+  slot: Int[Array, ""],
+) -> dict[str, Float[Array, "B G S K"]]:
+  """Puts keys and values of T tokens into the slots from `slot` on."""
+  start = (0, 0, slot, 0)
+  return cache | {
+    name: jax.lax.dynamic_update_slice(cache[name], value, start)
+    for name, value in zip(("keys", "values"), new)
+  }
+
+
+def check_choices(config: Any, **choices: tuple[str, ...]) -> None:
+  """Raises ValueError if a field is none of its choices."""
+  for name, allowed in choices.items():
+    if getattr(config, name) not in allowed:
+      raise ValueError(
+        f"{type(config).__name__}.{name} = {getattr(config, name)!r}, expected"
+        f" one of {allowed}."
+      )

@@ -13,7 +13,7 @@ Never vmap over a draw: a batched conditional runs both of its branches.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -22,6 +22,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from raptr_jax.contracts import LayerDraw, LayerPath
+
+Cache: TypeAlias = Any  # A pytree: what layers keep of the tokens they saw.
 
 # Slices of the stacked parameters, and what only changes their shape.
 _SLICING = ("dynamic_slice", "squeeze", "reshape")
@@ -111,6 +113,51 @@ class MaskedStack(nn.Module):
       return _scan_path(run_block, checkpoint, layers, x, draw)
     return _scan_cond(run_block, checkpoint, layers, x, draw)
 
+  def extend(
+    self,
+    x: Float[Array, "B T D"],
+    path: LayerPath,
+    cache: Cache,
+    *inputs: Any,
+  ) -> tuple[Float[Array, "B T D"], Cache]:
+    """Runs a path on new tokens, with what its layers keep of earlier ones.
+
+    Args:
+      x: the new tokens.
+      path: the layers that run.
+      cache: of each of these layers; leaves are [k, ...].
+      *inputs: passed to the method `extend` of every block, called as
+        `block.extend(x, scale, cache, *inputs)`; it returns x and its cache.
+    """
+
+    def body(x, layer):
+      index, scale, cache = layer
+      return self._call(
+        "extend", index, x, scale.astype(x.dtype), cache, *inputs
+      )
+
+    return lax.scan(body, x, (path.indices, path.scale, cache))
+
+  def each(self, path: LayerPath, method: str, *inputs: Any) -> Any:
+    """What this method of a block gives in each layer of a path [k, ...]."""
+    return lax.map(
+      lambda index: self._call(method, index, *inputs), path.indices
+    )
+
+  def _call(self, method: str, index, *inputs):
+    """Calls a method of the block that is layer `index`."""
+    layers: Any = self.get_variable("params", "layers")
+    block = self.make_block(parent=None)
+    return block.apply(
+      {"params": _slice_layer(layers, index)}, *inputs, method=method
+    )
+
+
+def _slice_layer(layers, index):
+  return jax.tree.map(
+    lambda p: lax.dynamic_index_in_dim(p, index, keepdims=False), layers
+  )
+
 
 def _scan_cond(run_block, checkpoint, layers, x, draw: LayerDraw):
   """All layers, each behind a conditional; recomputation is inside of it."""
@@ -132,10 +179,7 @@ def _scan_path(run_block, checkpoint, layers, x, draw: LayerPath):
 
   @checkpoint
   def run_layer(layers, x, index, scale):
-    params = jax.tree.map(
-      lambda p: lax.dynamic_index_in_dim(p, index, keepdims=False), layers
-    )
-    return run_block(params, x, index, scale)
+    return run_block(_slice_layer(layers, index), x, index, scale)
 
   def body(x, layer):
     index, scale = layer

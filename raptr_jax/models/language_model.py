@@ -1,0 +1,103 @@
+"""What language models of all families do alike: loss and scores."""
+
+import abc
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+from raptr_jax import losses
+from raptr_jax.contracts import Draws, Metrics, Params
+
+
+class LossConfig(Protocol):
+  """What the loss of a language model depends on.
+
+  Attributes:
+    dropout_rate: 0 for none.
+    z_loss: factor on the squared log of the softmax's normaliser.
+    label_smoothing: share of the target that is spread over the vocabulary.
+    logits_chunk: tokens whose logits exist at once; None for all of a batch.
+  """
+
+  @property
+  def dropout_rate(self) -> float: ...
+
+  @property
+  def z_loss(self) -> float: ...
+
+  @property
+  def label_smoothing(self) -> float: ...
+
+  @property
+  def logits_chunk(self) -> int | None: ...
+
+
+def check_loss(config: LossConfig) -> None:
+  """Raises ValueError if the loss cannot be computed so."""
+  if config.logits_chunk is not None and config.logits_chunk < 1:
+    raise ValueError(
+      f"{type(config).__name__}.logits_chunk = {config.logits_chunk}"
+      " (LOGITS_CHUNK), expected at least 1, or None for all tokens at once."
+    )
+
+
+class LanguageModel(abc.ABC):
+  """The part of a `contracts.Model` that its family does not matter for.
+
+  A family gives a module with the methods `hidden(batch, draws, dropout_key)`,
+  the last hidden states of `batch["targets"]`, and `logits(hidden)`.
+  """
+
+  config: LossConfig
+
+  @property
+  @abc.abstractmethod
+  def module(self) -> nn.Module:
+    """The family's module."""
+
+  def loss_fn(
+    self,
+    params: Params,
+    batch: Mapping[str, Array],
+    dropout_key: jax.Array | None,
+    draws: Draws,
+  ) -> tuple[Float[Array, ""], Metrics]:
+    """Cross entropy of the targets, summed, in nats; see `contracts.Model`."""
+    config = self.config
+    if config.dropout_rate == 0:
+      dropout_key = None
+    return losses.head_cross_entropy(
+      self._head(params),
+      self._hidden(params, batch, draws, dropout_key),
+      batch["targets"],
+      batch["target_weights"],
+      chunk_size=config.logits_chunk,
+      z_loss=config.z_loss,
+      label_smoothing=config.label_smoothing,
+    )
+
+  def score_batch(
+    self, params: Params, batch: Mapping[str, Array], draws: Draws
+  ) -> Float[Array, "B"]:
+    """Log-likelihood of the targets of each row, in nats."""
+    scores = losses.head_log_likelihood(
+      self._head(params),
+      self._hidden(params, batch, draws, None),
+      batch["targets"],
+      chunk_size=self.config.logits_chunk,
+    )
+    return (scores * batch["target_weights"]).sum(-1)
+
+  def _hidden(self, params, batch, draws, dropout_key) -> Any:
+    return self.module.apply(
+      {"params": params}, batch, draws, dropout_key, method="hidden"
+    )
+
+  def _head(self, params):
+    def head(hidden) -> Any:
+      return self.module.apply({"params": params}, hidden, method="logits")
+
+    return head
