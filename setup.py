@@ -17,7 +17,7 @@ setup(
   long_description_content_type="text/markdown",
   python_requires=">=3.11",
   packages=[
-    *find_packages(include=["raptr_jax", "raptr_jax.*", "tasks"]),
+    *find_packages(include=["raptr_jax", "raptr_jax.*", "tasks", "tasks.*"]),
     "raptr_jax.gin",
   ],
   # gin/ is no Python package of its own: as one it would shadow gin-config.

@@ -9,11 +9,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = [
-  "contracts", "provenance", "schedule", "policies", "growth", "flops", "losses", "optim",
-  "partitioning", "state", "models.layers", "models.masked_stack",
-  "models.bert", "models.published_bert", "data", "train_step", "execution", "checkpoint", "metrics",
-  "evaluate", "experiment", "plan", "dry_run", "plots", "display", "report", "train",
-  "main", "theory.lemma", "theory.trained_gap", "theory.polynomial",
+  "contracts", "provenance", "schedule", "policies", "growth", "flops", "losses",
+  "optim", "partitioning", "state", "models.layers", "models.masked_stack",
+  "models.bert", "models.published_bert", "models.language_model",
+  "models.decoder", "models.encoder_decoder", "data", "train_step", "execution",
+  "checkpoint", "metrics", "evaluate", "generate", "text_model", "infill",
+  "experiment", "plan", "dry_run", "plots", "display", "report", "train",
+  "downstream", "main", "theory.lemma", "theory.trained_gap", "theory.polynomial",
 ]  # fmt: skip
 HEAVY = {"tensorflow", "tensorflow_text", "tensorflow_datasets", "seqio", "clu"}
 
@@ -67,7 +69,7 @@ def test_only_main_imports_gin():
 
 
 def test_tasks_import_neither_jax_nor_this_package():
-  for path in (ROOT / "tasks").glob("*.py"):
+  for path in (ROOT / "tasks").rglob("*.py"):
     tops = {name.split(".")[0] for name in imports(path)}
     assert "jax" not in tops, path
     if path.name != "prepare.py":  # Its main reads the same flags and gin.

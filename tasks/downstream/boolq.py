@@ -1,0 +1,28 @@
+"""BoolQ (arXiv:1905.10044): a question to a passage, yes or no."""
+
+from tasks.downstream import superglue
+from tasks.downstream.task import Example, RankTask, Record
+
+PROMPT = """\
+{passage}
+question: {question}?
+answer:"""
+CHOICES = ("no", "yes")
+
+
+def to_example(record: Record) -> Example:
+  """The question of a record."""
+  return superglue.choice_example(
+    PROMPT.format_map(record), choices=CHOICES, label=record["label"]
+  )
+
+
+TASK = RankTask(
+  name="boolq",
+  tfds_name="super_glue/boolq:1.0.2",
+  files=superglue.files("BoolQ", "boolq"),
+  to_records=superglue.single_record,
+  to_example=to_example,
+  metrics=("accuracy",),
+  compute_scores=superglue.accuracy_scores,
+)

@@ -1,0 +1,22 @@
+"""The file format of SQuAD, which TyDiQA-GoldP has, too."""
+
+from collections.abc import Iterator
+
+from tasks.downstream.task import Record
+
+
+def to_records(document: Record) -> Iterator[Record]:
+  """The records of a file, in the form that TFDS gives them.
+
+  An answer that stands several times in its passage is named as often.
+  """
+  for article in document["data"]:
+    for paragraph in article["paragraphs"]:
+      for question in paragraph["qas"]:
+        yield {
+          "id": question["id"],
+          "title": article.get("title", ""),
+          "context": paragraph["context"],
+          "question": question["question"],
+          "answers": {"text": [a["text"] for a in question["answers"]]},
+        }

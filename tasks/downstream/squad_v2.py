@@ -1,0 +1,104 @@
+"""SQuAD 2.0 (arXiv:1806.03822): questions to a passage, half without answer.
+
+A model gives no answer by writing NO_ANSWER, or where it finds NO_ANSWER
+likelier than what it wrote: its no-answer score is above the threshold 0.
+"""
+
+from collections.abc import Sequence
+
+from tasks.downstream import metrics, squad_format
+from tasks.downstream.task import (
+  Answer,
+  Example,
+  GenerationTask,
+  Record,
+  Scores,
+)
+
+PROMPT = """\
+title: {title}
+passage: {context}
+question: {question} (If the passage does not say, answer "unanswerable".)
+answer:"""
+NO_ANSWER = "unanswerable"
+
+
+def to_example(record: Record) -> Example:
+  """The question of a record."""
+  references = record["answers"]["text"]
+  return Example(
+    prompt=PROMPT.format_map({**record, "title": _spaced(record["title"])}),
+    answer=references[0] if references else NO_ANSWER,
+    references=tuple(references),
+  )
+
+
+def _spaced(title: str) -> str:
+  """A title, which the files write as in an address."""
+  return title.replace("_", " ")
+
+
+def compute_scores(
+  examples: Sequence[Example], answers: Sequence[Answer]
+) -> Scores:
+  """Exact match and F1 at the threshold 0, and the best of any threshold."""
+  texts = [_given(answer.text) for answer in answers]
+  answerable = [bool(example.references) for example in examples]
+  scores = {}
+  for name, metric in (
+    ("exact", metrics.exact_match),
+    ("f1", metrics.token_f1),
+  ):
+    raw = [
+      _raw_score(metric, text, example.references)
+      for text, example in zip(texts, examples)
+    ]
+    scores[name] = 100 * metrics.mean(
+      float(not has_answer) if answer.no_answer_score > 0 else score
+      for score, answer, has_answer in zip(raw, answers, answerable)
+    )
+    scores[f"best_{name}"] = 100 * metrics.best_threshold_mean(
+      raw,
+      no_answer_scores=[answer.no_answer_score for answer in answers],
+      answerable=answerable,
+      answered=[bool(text) for text in texts],
+    )
+  return scores
+
+
+def _given(text: str) -> str:
+  """What a model answered; empty if that is that there is no answer."""
+  return "" if metrics.normalize_squad(text) == NO_ANSWER else text
+
+
+def _raw_score(
+  metric: metrics.TextMetric, text: str, references: Sequence[str]
+) -> float:
+  """The score of an answer before any threshold.
+
+  References that normalise to nothing do not count. Where none is left, what
+  normalises to nothing is right.
+  """
+  left = [answer for answer in references if metrics.normalize_squad(answer)]
+  if not left:
+    return float(not metrics.normalize_squad(text))
+  return metrics.best_match(
+    metric, text, left, normalize=metrics.normalize_squad
+  )
+
+
+TASK = GenerationTask(
+  name="squad_v2",
+  tfds_name="squad/v2.0:3.0.0",
+  files={
+    "train": ("train-v2.0.json",),
+    "validation": ("dev-v2.0.json",),
+  },
+  to_records=squad_format.to_records,
+  to_example=to_example,
+  metrics=("exact", "f1"),
+  compute_scores=compute_scores,
+  max_new_tokens=32,
+  next_cue="title:",
+  no_answer=NO_ANSWER,
+)

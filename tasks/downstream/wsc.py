@@ -1,0 +1,41 @@
+"""WSC: whether a pronoun stands for a noun; the pronoun is set in *stars*."""
+
+from collections.abc import Iterator
+
+from tasks.downstream import superglue
+from tasks.downstream.task import Example, RankTask, Record
+
+PROMPT = """\
+{text}
+question: Does "{span2_text}" stand for "{span1_text}" here?
+answer:"""
+CHOICES = ("no", "yes")
+
+
+def to_records(row: Record) -> Iterator[Record]:
+  """The record of a line, whose spans lie in a dict of their own."""
+  yield {**row, **row["target"]}
+
+
+def to_example(record: Record) -> Example:
+  """The question of a record."""
+  pronoun = record["span2_text"]
+  words = record["text"].split()
+  place = record["span2_index"]
+  words[place] = words[place].replace(pronoun, f"*{pronoun}*", 1)
+  return superglue.choice_example(
+    PROMPT.format_map({**record, "text": " ".join(words)}),
+    choices=CHOICES,
+    label=record["label"],
+  )
+
+
+TASK = RankTask(
+  name="wsc",
+  tfds_name="super_glue/wsc.fixed:1.0.2",
+  files=superglue.files("WSC", "wsc"),
+  to_records=to_records,
+  to_example=to_example,
+  metrics=("accuracy",),
+  compute_scores=superglue.accuracy_scores,
+)
