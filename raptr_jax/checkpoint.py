@@ -96,26 +96,42 @@ class CheckpointFolder:
     Raises:
       FileNotFoundError: if there is no checkpoint in that folder.
     """
-    if self._config.initial_checkpoint is None:
+    folder = self._config.initial_checkpoint
+    if folder is None:
       return None
-    folder = Path(self._config.initial_checkpoint)
-    with _reader(folder) as manager:
-      if not manager.all_steps():
-        raise FileNotFoundError(
-          f"Checkpointer.initial_checkpoint = '{folder}' has no checkpoints:"
-          " expected the MODEL_DIR of another run."
-        )
-      args = ocp.args.PyTreeRestore(
-        {"params": abstract_params},
-        restore_args={
-          "params": ocp.checkpoint_utils.construct_restore_args(abstract_params)
-        },
-        partial_restore=True,
+    found = restore_params(folder, abstract_params)
+    if found is None:
+      raise FileNotFoundError(
+        f"Checkpointer.initial_checkpoint = '{folder}' has no checkpoints:"
+        " expected the MODEL_DIR of another run."
       )
-      step = max(manager.all_steps())
-      return manager.restore(step, args=ocp.args.Composite(state=args))[
-        "state"
-      ]["params"]
+    return found[0]
+
+
+def restore_params(
+  model_dir: str | Path, abstract_params: Any
+) -> tuple[Any, int] | None:
+  """The latest parameters of a run, without its optimizer's state.
+
+  Args:
+    model_dir: folder of the run.
+    abstract_params: shapes, types and placement of its parameters.
+
+  Returns:
+    Parameters, and their step; None if there is no checkpoint.
+  """
+  with _reader(Path(model_dir)) as manager:
+    step = max(manager.all_steps(), default=None)
+    if step is None:
+      return None
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract_params)
+    args = ocp.args.PyTreeRestore(
+      {"params": abstract_params},
+      restore_args={"params": restore_args},
+      partial_restore=True,
+    )
+    restored = manager.restore(step, args=ocp.args.Composite(state=args))
+    return restored["state"]["params"], step
 
 
 def _writer(model_dir: Path, max_to_keep: int) -> ocp.CheckpointManager:

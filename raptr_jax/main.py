@@ -7,7 +7,8 @@ Flags are t5x's: `--gin_file` may be given several times, later files override
 earlier ones; `--gin.NAME=VALUE` overrides both, strings in quotes of their own;
 `--gin_search_paths` are folders to look for gin files in, separated by commas,
 before the current one and the package's. `--dry_run` trains nothing and prints
-what the run would do and cost. `--multihost` joins the processes of a job on
+what the run would do and cost; `--gin_file=runs/evaluate.gin`, after the
+config.gin of a run, evaluates it. `--multihost` joins the processes of a job on
 several hosts, each started with the same arguments.
 """
 
@@ -26,18 +27,23 @@ PREAMBLE = """
 from __gin__ import dynamic_registration
 from raptr_jax import checkpoint
 from raptr_jax import data
+from raptr_jax import downstream
 from raptr_jax import experiment
 from raptr_jax import flops
 from raptr_jax import growth
+from raptr_jax import infill
 from raptr_jax import optim
 from raptr_jax import partitioning
 from raptr_jax import policies
 from raptr_jax import schedule
 from raptr_jax.models import bert
+from raptr_jax.models import decoder
+from raptr_jax.models import encoder_decoder
 from tasks import prepare
 import tasks.bert
 import tasks.sources
 import tasks.task
+import tasks.ul2
 """
 _BUILD_ERRORS = (ImportError, OSError, TypeError, ValueError)
 _PARSE_ERRORS = (*_BUILD_ERRORS, AttributeError, NameError, SyntaxError)
@@ -150,17 +156,22 @@ def _check_macro(name: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-  """Trains, or with `--dry_run` plans, what the gin files describe."""
+  """Trains, evaluates, or with `--dry_run` plans what the gin files describe."""
   try:
     flags = configure(sys.argv[1:] if argv is None else argv, __doc__ or "")
     import jax
 
-    from raptr_jax import dry_run, experiment
+    from raptr_jax import downstream, dry_run
     from raptr_jax import train as training
 
     if flags.multihost:
       jax.distributed.initialize()
-    run = gin.get_configurable(experiment.Experiment)()
+    run = gin.get_configurable(gin.query_parameter("%RUN").selector)()
+    if isinstance(run, downstream.Evaluation):
+      if flags.dry_run:
+        raise ConfigurationError("--dry_run is for training: leave it out.")
+      run.run()
+      return
     if flags.dry_run:
       dry_run.print_plan(run)
       return

@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool
 
@@ -286,7 +287,7 @@ def constant_then_decay(
 def rewarmed(
   *,
   learning_rate: optax.Schedule,
-  growth: GrowthPlan | None,
+  growth: GrowthPlan | Mapping[str, GrowthPlan] | None,
   warmup_steps: int,
 ) -> optax.Schedule:
   """Another linear warm-up of the same schedule after each growth.
@@ -295,21 +296,26 @@ def rewarmed(
 
   Args:
     learning_rate: step -> learning rate.
-    growth: None leaves the schedule as it is.
+    growth: of all stacks, or of each; None leaves the schedule as it is.
     warmup_steps: of each further warm-up; 0 for none.
 
   Raises:
     ValueError: if a stage ends before its warm-up does.
   """
-  if growth is None or not growth.schedule.boundaries or not warmup_steps:
+  if growth is None or not warmup_steps:
     return learning_rate
-  shortest = min(stage.num_steps for stage in growth.schedule.stages[1:])
+  plans = growth.values() if isinstance(growth, Mapping) else (growth,)
+  steps = sorted({step for p in plans for step in p.schedule.boundaries})
+  if not steps:
+    return learning_rate
+  total_steps = max(plan.schedule.total_steps for plan in plans)
+  shortest = int(np.diff([*steps, total_steps]).min())
   if not 0 <= warmup_steps < shortest:
     raise ValueError(
       f"rewarmed.warmup_steps = {warmup_steps} (REWARMUP_STEPS), expected 0 to"
       f" {shortest - 1}: a stage has {shortest} steps."
     )
-  boundaries = jnp.asarray(growth.schedule.boundaries, jnp.int32)
+  boundaries = jnp.asarray(steps, jnp.int32)
 
   def rate(step):
     since = jnp.where(step >= boundaries, step - boundaries, warmup_steps)

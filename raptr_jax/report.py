@@ -214,6 +214,11 @@ class RunReport(contextlib.AbstractContextManager):
     """Prints a line without disturbing the display."""
     self._display.note(text)
 
+  def write_infills(self, page: str) -> None:
+    """Writes infills.md, and shows it."""
+    _replace_text(self._model_dir / "infills.md", page)
+    self.note(page)
+
   def write_summary(self, summary: Mapping[str, Any]) -> None:
     """Writes summary.json, and summary.md and curves.png made from it.
 
@@ -256,6 +261,9 @@ class SilentReport(contextlib.AbstractContextManager):
     pass
 
   def write_config(self, text: str) -> None:
+    pass
+
+  def write_infills(self, page: str) -> None:
     pass
 
   def write_summary(self, summary: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -16,10 +16,13 @@ from jax.experimental import multihost_utils
 from raptr_jax import execution, flops
 from raptr_jax import plan as plans
 from raptr_jax.checkpoint import CheckpointFolder
+from raptr_jax.contracts import Generator
 from raptr_jax.evaluate import Evaluator
 from raptr_jax.experiment import Experiment
-from raptr_jax.growth import is_copy
+from raptr_jax.growth import row_moves
+from raptr_jax.infill import Infilling, infills_page
 from raptr_jax.metrics import IntervalMeter, Stopwatch
+from raptr_jax.models.masked_stack import full_path
 from raptr_jax.plots import SUMMARY_FILE
 from raptr_jax.provenance import provenance
 from raptr_jax.report import RunReport, SilentReport
@@ -117,7 +120,7 @@ def _report(
     experiment.model_dir,
     total_steps=experiment.total_steps,
     start_step=start,
-    boundaries=experiment.policy.boundaries,
+    boundaries=experiment.boundaries,
     expected_lengths=plan.draws.path_lengths.astype(np.float64),
   )
 
@@ -128,7 +131,7 @@ def _evaluator(experiment: Experiment) -> Evaluator:
     dataset=experiment.eval_dataset,
     num_batches=experiment.num_eval_batches,
     period=experiment.eval_period,
-    boundaries=experiment.policy.boundaries,
+    boundaries=experiment.boundaries,
     partitioner=experiment.partitioner,
   )
 
@@ -236,11 +239,11 @@ class _Loop:
           return state, step
       state = self._grown(state, step)
       batch = partitioner.put_batch(next(batches))
-      draw = self.plan.draws.draw(step, self.experiment.execution)
-      draw = partitioner.put_replicated(draw)
+      draws = self.plan.draws.draws(step, self.experiment.execution)
+      draws = partitioner.put_replicated(draws)
       program = self._program(step)
       with jax.transfer_guard("disallow"):
-        state, metrics = program(state, batch, draw)
+        state, metrics = program(state, batch, draws)
       # Only now, with the device busy, the host waits for earlier metrics: the
       # device never waits for the host.
       self._report_steps(step)
@@ -257,52 +260,71 @@ class _Loop:
     full = self.evaluator.full(state.params)
     self._report_evaluation(step, "full", full)
     key = self.experiment.keys()["eval"]
-    for length in self.plan.evaluated_lengths():
-      row = self.evaluator.by_path_length(state.params, length, always_run, key)
-      self._report_evaluation(step, length, row)
+    for lengths in self.plan.evaluated_lengths():
+      row = self.evaluator.by_path_length(
+        state.params, lengths, always_run, key
+      )
+      self._report_evaluation(step, sum(lengths.values()), row)
     counts = self.experiment.train_dataset.unigram_counts
     unigram = None if counts is None else self.evaluator.unigram_loss(counts)
     stages = self.plan.stage_table()
     summary = {
       "steps": step,
       "final_eval_loss": full["loss"],
+      "loss_by_kind": self.evaluator.by_kind(state.params),
       "unigram_loss": unigram,
       "flop_factor_nominal": self.plan.flop_factor_nominal,
       "flop_factor_spent": self.plan.flop_factor_spent,
       "train_seconds": self.watch.seconds,
       "parameters": plans.parameter_count(state),
       "num_layers": self.plan.num_layers,
-      "boundaries": list(self.experiment.policy.boundaries),
-      "stage_path_lengths": [length for _, _, length in stages],
+      "boundaries": list(self.experiment.boundaries),
+      "stage_path_lengths": [sum(mean.values()) for _, _, mean in stages],
       "flop_factor_whole_step": self.plan.flop_factor_whole_step,
       "flops_spent": self.plan.flops_spent(step),
       "tokens": step * self.plan.batch_tokens,
       "random_seed": self.experiment.random_seed,
       "execution": self.experiment.execution,
-      "solved": dict(self.experiment.policy.solved),
+      "solved": self.experiment.solved,
       **provenance(),
     }
+    if self.experiment.infilling:
+      self._infill(self.experiment.infilling, state)
     self.report.write_summary(summary)
     self.report.note(f"finished: see summary.md in {self.experiment.model_dir}")
     return summary
+
+  def _infill(self, infilling: Infilling, state: TrainState) -> None:
+    """Shows texts with blanks that the full model has filled."""
+    paths = {name: full_path(size) for name, size in self.plan.stacks.items()}
+    infills = infilling.run(
+      model=cast(Generator, self.experiment.model),
+      params=state.params,
+      paths=self.experiment.partitioner.put_replicated(paths),
+      partitioner=self.experiment.partitioner,
+    )
+    self.report.write_infills(infills_page(infills))
 
   def _grown(self, state: TrainState, step: int) -> TrainState:
     """The state with which `step` begins: a stacked model may grow.
 
     Checkpoints of `step` are from before, so a run that goes on grows again.
     """
-    growth = self.experiment.growth
-    source = growth.source(step) if growth else None
-    if growth is None or source is None:
+    sources, resets = row_moves(self.experiment.growths, step)
+    if not sources:
       return state
     self.meter.sums()
     with self.watch.paused():
-      resets = is_copy(source) & (growth.optimizer_state == "reset")
       put = self.experiment.partitioner.put_replicated
-      state = self.grow(state, put(source), put(resets))
-      row = self.evaluator.full(state.params, growth.num_layers(step))
+      state = self.grow(state, put(sources), put(resets))
+      row = self.evaluator.full(state.params, self._depths(step))
       self._report_evaluation(step, "grown", row)
     return state
+
+  def _depths(self, step: int) -> dict[str, int] | None:
+    """Layers that each stack has in a step; None if it does not grow."""
+    growths = self.experiment.growths.items()
+    return {name: growth.num_layers(step) for name, growth in growths} or None
 
   def _program(self, step: int) -> Callable[..., Any]:
     if self.programs.ready(step):
@@ -314,7 +336,7 @@ class _Loop:
   def _report_steps(self, step: int) -> None:
     """Writes a row for the steps up to `step`, if one is due and not there."""
     due = step % self.experiment.report_period == 0
-    stage_ends = step in self.experiment.policy.boundaries
+    stage_ends = step in self.experiment.boundaries
     if step == self.row_at or not (
       due or stage_ends or step == self.plan.total_steps
     ):
@@ -354,9 +376,7 @@ class _Loop:
     if self.evaluator.due(step):
       self.meter.sums()
       with self.watch.paused():
-        growth = self.experiment.growth
-        depth = growth.num_layers(step - 1) if growth else None
-        row = self.evaluator.full(state.params, depth)
+        row = self.evaluator.full(state.params, self._depths(step - 1))
         self._report_evaluation(step, "full", row)
 
   def _report_evaluation(

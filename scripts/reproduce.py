@@ -10,8 +10,9 @@ with Ctrl-C, the same command goes on. After every run the page
 results/<table>_<scale>.md and its picture are written anew. `--gin.NAME=VALUE`
 is passed on to all runs.
 
-The learning rate is the best of a small grid for dense training; with `--tune`
-each row has that grid for itself, and the page ends in _tuned.md.
+The learning rate is the best of a small grid for dense training of the model
+family; with `--tune` each row has that grid for itself, and the page ends in
+_tuned.md.
 """
 
 import argparse
@@ -26,8 +27,9 @@ from raptr_jax.main import ConfigurationError
 from tables import pages
 from tables.learning_rate import read_grid
 from tables.report import write_report
-from tables.rows import DENSE, DEPTHS, SCALES, TABLES, Table, at_depth
+from tables.rows import DENSE, DEPTHS, TABLES, at_depth
 from tables.runs import Setting, finished_seeds, shell
+from tables.table import SCALES, Table
 from tables.training import train_rows
 
 THEORY = ("theory_lemma", "theory_polynomial")

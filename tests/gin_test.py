@@ -12,7 +12,7 @@ import pytest
 from raptr_jax import experiment, main
 from raptr_jax.data import PreparedDataset, StreamingDataset
 from raptr_jax.train import train
-from tests.toy import ToyDataset
+from tests.toy import SpecDataset, ToyDataset
 
 GIN = main.gin_folder()
 LEAVES = sorted(p.name for p in GIN.glob("experiments/*.gin"))
@@ -28,13 +28,48 @@ SMALL = {
   "VOCABULARY_PATH": "'vocab.txt'",
   "bert.BertConfig.embed_dim": "24",
 }
+# The same, for what trains by UL2.
+SMALL_UL2 = SMALL | {
+  "INFILLING": "None",
+  "EXECUTION": "'cond'",  # One program: the leaves with BERT have "gather".
+  "TRAIN_STEPS": "10",  # For the stages, each of which has one at least.
+  "LOGITS_CHUNK": "32",
+  **{
+    f"{config}.{name}": value
+    for config in (
+      "decoder.DecoderConfig",
+      "encoder_decoder.EncoderDecoderConfig",
+    )
+    for name, value in {
+      "embed_dim": "16",
+      "num_heads": "2",
+      "mlp_dim": "8",
+    }.items()
+  },
+}
+del SMALL_UL2["bert.BertConfig.embed_dim"]
 
 
-METHODS = sorted(p.name for p in GIN.glob("methods/*.gin"))
+# Those that need nothing but what a scale says.
+METHODS = sorted(
+  {p.name for p in GIN.glob("methods/*.gin")} - {"raptr_by_stack.gin"}
+)
 SCALES = {
   "bert_tiny.gin": {},
   "bert_small.gin": {"TEXT_DIR": "'books'"},
   "bert_paper.gin": {"VOCABULARY_PATH": "'vocab.txt'"},
+  **{
+    f"ul2_{family}_{scale}.gin": flags
+    for family in ("decoder", "encdec")
+    for scale, flags in {
+      "tiny": {},
+      "small": {"TEXT_DIR": "'books'"},
+      "paper": {
+        "VOCABULARY_PATH": "'spiece.model'",
+        "GITHUB_DIR": "'github'",
+      },
+    }.items()
+  },
 }
 
 
@@ -61,19 +96,58 @@ def test_all_scales_are_listed():
   assert set(SCALES) == {path.name for path in GIN.glob("scales/*.gin")}
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("method", METHODS)
+def mean_lengths(run):
+  """Mean path length of each stack, over the whole run."""
+  steps = jnp.arange(run.total_steps)
+  return {
+    name: float(jax.vmap(policy.inclusion)(steps).sum(axis=1).mean())
+    for name, policy in run.policies.items()
+  }
+
+
+@pytest.mark.parametrize(
+  ("scale", "method"),
+  [
+    # One stack, two stacks; at other scales stages alone are others.
+    *(("bert_tiny.gin", method) for method in METHODS),
+    *(("ul2_encdec_tiny.gin", method) for method in METHODS),
+    *(
+      (scale, method)
+      for scale in sorted({*SCALES} - {"bert_tiny.gin", "ul2_encdec_tiny.gin"})
+      for method in ("raptr.gin", "progressive_stacking.gin", "midas.gin")
+    ),
+  ],
+)
 def test_a_method_meets_the_flop_factor_at_every_scale(scale, method):
   warmup = {"WARMUP_STEPS": "10", "REWARMUP_STEPS": "10"}
   run = build_at_scale(scale, method, TRAIN_STEPS="2000", **warmup)
-  steps = jnp.arange(0, 2000)
-  lengths = jax.vmap(run.policy.inclusion)(steps).sum(axis=1)
+  factor = gin.query_parameter("FLOP_FACTOR/macro.value")
+  assert factor == pytest.approx(4 / 3 if scale.startswith("bert") else 1.2)
   if method.startswith("dense"):
-    assert (lengths == run.model.num_layers).all()
+    factor = 1
     assert run.growth is None
   else:
-    assert 12 / lengths.mean() == pytest.approx(4 / 3, rel=1e-3)
-    assert run.policy.solved
+    assert run.solved
+  expected = {name: n / factor for name, n in run.model.stacks.items()}
+  assert mean_lengths(run) == pytest.approx(expected, rel=1e-3)
+
+
+def test_stacks_of_other_depths_meet_the_flop_factor():
+  run = build_at_scale(
+    "ul2_encdec_tiny.gin",
+    "raptr_by_stack.gin",
+    ENCODER_LAYERS="4",
+    DECODER_LAYERS="6",
+    ENCODER_PATH_LENGTHS="(2, 3, 4)",
+    DECODER_PATH_LENGTHS="(3, 4, 5, 6)",
+  )
+  assert run.model.stacks == {"encoder": 4, "decoder": 6}
+  expected = {"encoder": 4 / 1.2, "decoder": 6 / 1.2}
+  assert mean_lengths(run) == pytest.approx(expected, rel=1e-3)
+  assert set(run.solved) == {
+    "encoder, stage exponent",
+    "decoder, stage exponent",
+  }
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -81,32 +155,40 @@ def test_dense_controls_cost_what_the_methods_cost(scale):
   def flops(method):
     run = build_at_scale(scale, method)
     step = run.model.step_flops(run.train_dataset.batch_spec()).step
-    lengths = run.model.num_layers
-    if method == "raptr.gin":
-      lengths = 9
-    return run.total_steps * step(lengths), run
+    return run.total_steps * step(run.model.stacks), step, run
 
-  cost, raptr = flops("raptr.gin")
-  fewer, fewer_steps = flops("dense_equal_flops.gin")
-  shallower, shallow = flops("dense_shallower.gin")
+  _, step, full = flops("dense.gin")
+  factor = gin.query_parameter("FLOP_FACTOR/macro.value")
+  lengths = {name: n / factor for name, n in full.model.stacks.items()}
+  cost = full.total_steps * step(lengths)
+  fewer, _, fewer_steps = flops("dense_equal_flops.gin")
+  shallower, _, shallow = flops("dense_shallower.gin")
   assert fewer == pytest.approx(cost, rel=2e-3)
   assert shallower == pytest.approx(cost)
-  assert fewer_steps.total_steps < raptr.total_steps == shallow.total_steps
-  assert shallow.model.num_layers == 9
-  # The learning rate ends with the run.
-  end = fewer_steps.total_steps
-  assert float(fewer_steps.optimizer.learning_rate(end)) == 0.0
+  assert fewer_steps.total_steps < full.total_steps == shallow.total_steps
+  assert shallow.model.stacks == pytest.approx(lengths)
+  # The learning rate goes by the run's own length.
+  schedule = gin.query_parameter("LEARNING_RATE_SCHEDULE/macro.value").selector
+  if schedule.endswith("linear"):
+    end = fewer_steps.total_steps
+    assert float(fewer_steps.optimizer.learning_rate(end)) == 0.0
 
 
 @pytest.mark.parametrize(
   ("scale", "method"),
   [
     *(("bert_tiny.gin", method) for method in METHODS),
-    *((scale, "raptr.gin") for scale in SCALES if scale != "bert_tiny.gin"),
+    ("bert_small.gin", "dense.gin"),
+    # The paper's scale, and RaPTr by UL2, train in the leaves.
+    ("ul2_decoder_tiny.gin", "gradual_stacking.gin"),
+    ("ul2_encdec_tiny.gin", "midas.gin"),
   ],
 )
 def test_a_method_is_built_and_steps(scale, method, tmp_path):
-  small = SMALL | {
+  small = SMALL
+  if scale.startswith("ul2"):
+    small = SMALL_UL2
+  small = small | {
     "TRAIN_STEPS": "8",
     "FULL_TRAIN_STEPS": "8",
     "MODEL_DIR": f"'{tmp_path}'",
@@ -115,28 +197,39 @@ def test_a_method_is_built_and_steps(scale, method, tmp_path):
   run = build_at_scale(scale, method, **small)
   summary = train_on_toy_data(run)
   assert summary["steps"] == 8
-  assert summary["solved"] == dict(run.policy.solved)
+  assert summary["solved"] == run.solved
 
 
 def train_on_toy_data(run):
+  if run.train_dataset.kinds:  # UL2's: toy data have none.
+    data = [SpecDataset(run.train_dataset, 32, seed) for seed in (0, 1)]
+  else:
+    data = [ToyDataset(), ToyDataset(seed=1)]
   return train(
     dataclasses.replace(
-      run,
-      train_dataset=ToyDataset(),
-      eval_dataset=ToyDataset(seed=1),
-      num_eval_batches=1,
+      run, train_dataset=data[0], eval_dataset=data[1], num_eval_batches=1
     )
   )
 
 
 @pytest.mark.parametrize("leaf", LEAVES)
 def test_a_leaf_is_built_and_steps(leaf, tmp_path):
-  configure(leaf, MODEL_DIR=f"'{tmp_path}'", **SMALL)
+  small = SMALL
+  if "ul2" in leaf:
+    names = ("inputs", "targets") if "encdec" in leaf else ("tokens",)
+    lengths = {"TASK_FEATURE_LENGTHS": str(dict.fromkeys(names, 16))}
+    small = SMALL_UL2 | lengths
+  if "1_6b" in leaf:
+    small |= {"GITHUB_DIR": "'github'"}
+  configure(leaf, MODEL_DIR=f"'{tmp_path}'", **small)
   run = gin.get_configurable(experiment.Experiment)()
   spec = run.train_dataset.batch_spec()
   assert spec["tokens"].shape[0] == 8
   summary = train_on_toy_data(run)
-  assert summary["steps"] == 4
+  assert summary["steps"] == run.total_steps
+  kinds = set(run.train_dataset.kinds)
+  assert set(summary["loss_by_kind"]) <= kinds
+  assert bool(summary["loss_by_kind"]) == bool(kinds)
   rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
   assert all(json.loads(row)["loss"] > 0 for row in rows)
 
@@ -204,13 +297,21 @@ def test_models_have_the_published_sizes(size, layers, width, heads):
   ]
   main.configure(argv, "")
   model = gin.get_configurable(experiment.Experiment)().model
-  sizes = (model.num_layers, model.config.embed_dim, model.config.num_heads)
-  assert sizes == (layers, width, heads)
+  config = model.config
+  assert model.stacks == {"stack": layers}
+  assert (config.embed_dim, config.num_heads) == (width, heads)
 
 
 @pytest.mark.parametrize(
   "schedule",
-  ["linear", "constant", "constant_then_decay", "warmup_stable_decay"],
+  [
+    "linear",
+    "constant",
+    "constant_then_decay",
+    "warmup_stable_decay",
+    "cosine",
+    "inverse_square_root",
+  ],
 )
 def test_every_learning_rate_can_be_selected(schedule):
   configure(

@@ -1,6 +1,7 @@
 """Tables are made of the right runs, and say what these came to."""
 
 import importlib
+import itertools
 import json
 import math
 import subprocess
@@ -11,7 +12,7 @@ import gin
 import numpy as np
 import pytest
 
-from raptr_jax import main
+from raptr_jax import experiment, main
 from scripts.tables import (
   launch,
   learning_rate,
@@ -21,6 +22,7 @@ from scripts.tables import (
   rows,
   runs,
   statistics,
+  table,
   training,
   transitions,
 )
@@ -32,12 +34,16 @@ USERS = {
   "small": ("--gin.TEXT_DIR='books'",),
   "paper": ("--gin.VOCABULARY_PATH='vocab.txt'",),
 }
+UL2_USERS = USERS | {
+  "paper": ("--gin.VOCABULARY_PATH='vocab'", "--gin.GITHUB_DIR='github'")
+}
 ALL_ROWS = {
   row.name: row for table in rows.TABLES.values() for row in table.rows
 }
 # t quantiles for 95 % with 1 and 2 degrees of freedom, from printed tables.
 T1, T2 = 12.7062, 4.3027
-GRID = learning_rate.GRIDS["tiny"]
+GRID = learning_rate.GRIDS["bert"]["tiny"]
+UL2_GRID = learning_rate.GRIDS["ul2_decoder"]["tiny"]
 BEST = 0.002
 
 
@@ -62,6 +68,7 @@ def write_run(run: runs.Run, loss: float, *, seconds=10.0, evals=(), **changes):
     "num_layers": 12,
     "boundaries": [],
     "solved": {},
+    "loss_by_kind": {},
     "date": "2026-01-02",
     "hardware": "2 CPU cores (Model)",
     "versions": {"jax": "0.10.2"},
@@ -81,10 +88,10 @@ def write_run(run: runs.Run, loss: float, *, seconds=10.0, evals=(), **changes):
   (run.folder / "metrics.jsonl").write_text(text)
 
 
-def write_grid(setting, name="dense", best=BEST, loss=5.0):
-  for rate in GRID:
+def write_grid(setting, name="dense", best=BEST, loss=5.0, **changes):
+  for rate in UL2_GRID if "ul2" in name else GRID:
     away = abs(math.log(rate / best))
-    write_run(run_of(setting, name, rate), loss + away)
+    write_run(run_of(setting, name, rate), loss + away, **changes)
 
 
 def write_page(setting, tmp_path, table, **kwargs) -> str:
@@ -145,17 +152,29 @@ def test_the_speed_up_is_the_median_over_common_seeds():
 
 
 def test_a_name_is_one_run():
-  for table in rows.TABLES.values():
-    for row in table.rows:
+  for page in rows.TABLES.values():
+    for row in page.rows:
       assert row == ALL_ROWS[row.name]
-    names = [row.name for row in table.rows]
+    names = [row.name for row in page.rows]
     assert len(set(names)) == len(names)
-    assert {"dense", *table.references, *table.curves} <= set(names)
-    assert len({row.label for row in table.rows}) == len(names)
+    assert len({page.label(row) for row in page.rows}) == len(names)
+    for part in page.comparisons:
+      names = {row.name for row in part.rows}
+      assert {*part.references, *part.curves, *part.verdicts} <= names
+      assert part.dense.method == "dense"
+      assert {row.family for row in part.rows} == {part.dense.family}
 
 
-@pytest.mark.parametrize("scale", rows.SCALES)
-@pytest.mark.parametrize("name", ALL_ROWS)
+@pytest.mark.parametrize(
+  ("name", "scale"),
+  [
+    (row.name, scale)
+    for row in ALL_ROWS.values()
+    for scale in table.SCALES
+    # Other rows have nothing that a scale could lack.
+    if row.family == "bert" and (scale == "tiny" or row in rows.METHODS.rows)
+  ],
+)
 def test_every_row_configures_at_every_scale(name, scale, tmp_path):
   setting = runs.Setting(scale, tmp_path, USERS[scale])
   run_of(setting, name, 1e-3, 3).configure()
@@ -163,7 +182,50 @@ def test_every_row_configures_at_every_scale(name, scale, tmp_path):
   assert gin.query_parameter("LEARNING_RATE/macro.value") == 1e-3
 
 
-@pytest.mark.parametrize("scale", rows.SCALES)
+def build(run: runs.Run) -> experiment.Experiment:
+  run.configure()
+  return gin.get_configurable(experiment.Experiment)()
+
+
+def expected_flops(built: experiment.Experiment) -> tuple[float, float]:
+  """Of a run's blocks, and of all, if no stage changes within."""
+  step = built.model.step_flops(built.train_dataset.batch_spec())
+  joints = [0, *built.boundaries, built.total_steps]
+  blocks = sum(
+    step.layers(
+      {name: float(p.inclusion(at).sum()) for name, p in built.policies.items()}
+    )
+    * (end - at)
+    for at, end in itertools.pairwise(joints)
+  )
+  return blocks, blocks + built.total_steps * step.step({})
+
+
+@pytest.mark.parametrize("scale", table.SCALES)
+@pytest.mark.parametrize(
+  "part", rows.UL2_METHODS.comparisons, ids=lambda part: part.dense.family
+)
+def test_ul2_rows_save_as_much_at_every_scale(part, scale, tmp_path):
+  setting = runs.Setting(scale, tmp_path, UL2_USERS[scale])
+  built = {
+    row.name.removeprefix(f"{row.family}_"): build(
+      runs.Run(setting, row, 1e-3, 0)
+    )
+    for row in part.rows
+  }
+  cost = {name: expected_flops(run) for name, run in built.items()}
+  methods = [name for name in built if not name.startswith("dense")]
+  assert len(methods) == 5
+  for name in methods:
+    assert cost["dense"][0] / cost[name][0] == pytest.approx(1.2, rel=1e-3)
+    equal = cost["dense_equal_flops"]
+    assert equal[1] == pytest.approx(cost[name][1], rel=2e-3)
+  # Both readings of the paper's 1.2x.
+  assert built["raptr"].solved == {"stage exponent": 1}
+  assert built["raptr_equal_stages"].solved == {"stage exponent": 0}
+
+
+@pytest.mark.parametrize("scale", table.SCALES)
 def test_the_full_model_start_is_a_twentieth(scale, tmp_path):
   row = rows.ABLATION.row("raptr_full_model_start")
   setting = runs.Setting(scale, tmp_path, USERS[scale])
@@ -260,6 +322,43 @@ def test_nothing_follows_a_grid_that_has_failed(setting):
   ]
   write_run(failed[1], 5.0)
   assert ("raptr", GRID[1], 0) in wanted(setting, "raptr", failed=failed[:1])
+
+
+def test_each_family_is_tuned_for_itself(setting):
+  write_grid(setting, "ul2_decoder_dense", UL2_GRID[1])
+  write_grid(setting, "ul2_encdec_dense", UL2_GRID[2])
+  names = ("ul2_decoder_raptr", "ul2_encdec_raptr")
+  found = wanted(setting, *names, table="ul2_methods", seeds=1)
+  assert found == [
+    *(("ul2_decoder_dense", rate, 0) for rate in UL2_GRID),
+    *(("ul2_encdec_dense", rate, 0) for rate in UL2_GRID),
+    ("ul2_decoder_raptr", UL2_GRID[1], 0),
+    ("ul2_encdec_raptr", UL2_GRID[2], 0),
+  ]
+  # The other family is not trained for one that is wanted alone.
+  found = wanted(setting, names[1], table="ul2_methods")
+  assert {name.split("_")[1] for name, *_ in found} == {"encdec"}
+
+
+def test_the_data_of_each_family_are_prepared_once(
+  setting, tmp_path, monkeypatch
+):
+  prepared = []
+  monkeypatch.setattr(training, "launch", lambda run, watch: False)
+  monkeypatch.setattr(training, "log_tail", lambda run: "")
+  monkeypatch.setattr(
+    training, "prepare_data", lambda run: prepared.append(run.row.family)
+  )
+  monkeypatch.setattr(training, "write_report", lambda *args, **kwargs: None)
+  training.train_rows(
+    setting,
+    rows.UL2_METHODS,
+    rows=rows.UL2_METHODS.rows,
+    seeds=1,
+    tune=False,
+    results=tmp_path,
+  )
+  assert prepared == ["ul2_decoder", "ul2_encdec"]
 
 
 def test_finished_runs_are_skipped_failures_are_shown(
@@ -379,6 +478,41 @@ def test_a_page_of_losses_has_the_numbers(setting, tmp_path):
   assert "- seeds: 0, 1\n" in page
   assert run_of(setting, "raptr").command() in page
   assert "--table bert_methods --scale tiny --seeds 2\n" in page
+
+
+def test_a_page_of_two_families_compares_within_each(setting, tmp_path):
+  for family, loss in (("ul2_decoder", 5.0), ("ul2_encdec", 3.0)):
+    flops = loss * 1e15
+    write_grid(setting, f"{family}_dense", loss=loss, flops_spent=flops)
+    for seed, shift in enumerate((0.25, 0.75)):
+      write_run(
+        run_of(setting, f"{family}_raptr", seed=seed),
+        loss + shift,
+        flops_spent=flops / 1.25,
+        loss_by_kind={"R, 3": loss - shift, "S": 2 * loss},
+      )
+  page = write_page(setting, tmp_path, "ul2_methods")
+  decoder, encdec = page.split("## Encoder-decoder")
+  assert "## Decoder-only" in decoder
+  label = rows.UL2_METHODS.row("ul2_decoder_raptr").label
+  difference = "difference to dense, full FLOPs"
+  for part, loss in ((decoder, 5.0), (encdec, 3.0)):
+    assert column(part, label, "evaluation loss") == f"{loss + 0.5:.4f}" + (
+      " ± 0.3536 (2)"
+    )
+    assert column(part, label, difference) == "+0.2500 (–)"
+    assert column(part, label, "with embeddings and head") == "1.250x"
+    kinds = part[part.index("| loss by denoiser |") :]
+    assert cells(kinds, "loss by denoiser")[1:] == ["R, 3", "S"]
+    assert cells(kinds, label)[1:] == [f"{loss - 0.5:.4f}", f"{2 * loss:.4f}"]
+    assert cells(kinds, "MidAS")[1:] == ["–", "–"]
+    assert f"{label} against dense, full FLOPs: +0.2500 with one seed" in part
+  assert "paper (BERT-Base)" not in page
+  grids = page[page.index("## Learning rates") :]
+  assert cells(grids, "Decoder-only: dense, full FLOPs")[2] == "**5.0000**"
+  assert cells(grids, "Encoder-decoder: dense, full FLOPs")[2] == "**3.0000**"
+  assert f"<summary>Encoder-decoder: {label}</summary>" in page
+  assert "Encoder-decoder: MidAS (0 of 2)" in page
 
 
 @pytest.mark.parametrize(
@@ -510,6 +644,22 @@ def test_report_only_runs_nothing(setting, tmp_path, program, capsys):
   program.main([*argv, "--runs=runs", "--results=pages"])
   assert "5.0000" in Path("pages/bert_methods_tiny.md").read_text()
   assert {p.name for p in setting.folder.iterdir()} == {"dense"}
+
+
+def test_a_dry_run_plans_a_family_against_its_dense_row(program, capsys):
+  argv = ["--table", "ul2_methods", "--scale", "tiny", "--dry_run"]
+  program.main([*argv, "--only", "ul2_encdec_constant"])
+  page = capsys.readouterr().out
+  label = "Encoder-decoder: constant path length"
+  assert cells(page, label)[1:3] == ["500", "1.200x"]
+  command = run_of(
+    runs.Setting("tiny", Path("runs/reproduce")),
+    "ul2_encdec_constant",
+    UL2_GRID[2],
+  ).command()
+  assert command in page
+  assert "Decoder-only" not in page
+  assert not list(Path().iterdir())
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,11 @@ class SpecDataset:
 
   def _batch(self, number):
     rng = np.random.default_rng([self._seed, number])
-    most = {"tokens": self._size, "targets": self._size, "kind": len(self.kinds)}
+    most = {
+      "tokens": self._size,
+      "targets": self._size,
+      "kind": len(self.kinds),
+    }
     return {
       name: rng.integers(most.get(name, 2), size=x.shape).astype(x.dtype)
       for name, x in self._spec.items()

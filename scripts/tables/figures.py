@@ -12,8 +12,8 @@ from raptr_jax.plots import QUIET_COLOR
 from tasks import records
 
 from .results import Result, nominal_factor
-from .rows import Table
 from .statistics import estimate, paired_difference
+from .table import Comparison, Table
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -135,18 +135,26 @@ def focus(axes: "Axes") -> None:
 
 def draw_losses(path: Path, table: Table, found: Mapping[str, Result]) -> None:
   """Draws each row's final loss, and the losses of some over FLOPs."""
-  height = 1.8 + 0.32 * len(found)
-  with saved(path, (13, max(height, 4.4))) as figure:
-    dots, curves = figure.subplots(1, 2, width_ratios=(1, 1))
-    _draw_dots(dots, table, found)
-    _draw_curves(curves, table, found)
+  parts = table.comparisons
+  heights = [max(1.8 + 0.32 * len(part.rows), 4.4) for part in parts]
+  with saved(path, (13, sum(heights))) as figure:
+    strips = figure.subfigures(len(parts), height_ratios=heights, squeeze=False)
+    for part, strip in zip(parts, strips[:, 0]):
+      dots, curves = strip.subplots(1, 2, width_ratios=(1, 1))
+      _draw_dots(dots, part, found)
+      _draw_curves(curves, part, found)
+      if len(parts) > 1:
+        strip.suptitle(part.title)
 
 
-def _draw_dots(axes: "Axes", table: Table, found: Mapping[str, Result]) -> None:
+def _draw_dots(
+  axes: "Axes", part: Comparison, found: Mapping[str, Result]
+) -> None:
   """Differences to the first reference, seed by seed."""
-  reference = found[table.references[0]]
+  reference = found[part.references[0]]
   shown = [0.0]
-  for place, result in enumerate(found.values()):
+  for place, row in enumerate(part.rows):
+    result = found[row.name]
     difference = paired_difference(result.losses, reference.losses)
     if difference is None:
       continue
@@ -158,7 +166,7 @@ def _draw_dots(axes: "Axes", table: Table, found: Mapping[str, Result]) -> None:
       axes.plot(seeds, [place] * len(seeds), "|", color=BLUE, markersize=9)
       axes.plot(difference.interval, [place] * 2, color=BLUE, linewidth=1.5)
     axes.plot(difference.mean, place, "o", color=BLUE, markersize=6, zorder=3)
-  for name, style in zip(table.references, ("-", "--")):
+  for name, style in zip(part.references, ("-", "--")):
     difference = paired_difference(found[name].losses, reference.losses)
     if difference:
       axes.axvline(
@@ -179,8 +187,8 @@ def _draw_dots(axes: "Axes", table: Table, found: Mapping[str, Result]) -> None:
       frameon=False,
       fontsize=9,
     )
-  axes.set_yticks(range(len(found)), [r.row.label for r in found.values()])
-  axes.set_ylim(len(found) - 0.5, -0.5)
+  axes.set_yticks(range(len(part.rows)), [row.label for row in part.rows])
+  axes.set_ylim(len(part.rows) - 0.5, -0.5)
   axes.set_xlabel(
     f"final evaluation loss less that of {reference.row.label}, by seed:\n"
     "mean, seeds and 95 % interval"
@@ -188,13 +196,13 @@ def _draw_dots(axes: "Axes", table: Table, found: Mapping[str, Result]) -> None:
 
 
 def _draw_curves(
-  axes: "Axes", table: Table, found: Mapping[str, Result]
+  axes: "Axes", part: Comparison, found: Mapping[str, Result]
 ) -> None:
-  methods = [found[name].row.method for name in table.curves]
+  methods = [found[name].row.method for name in part.curves]
   colors: Sequence[str] = CURVE_COLORS
   if len(set(methods)) == len(methods):
     colors = tuple(METHOD_STYLES[method][0] for method in methods)
-  for name, color in zip(table.curves, colors):
+  for name, color in zip(part.curves, colors):
     curve = mean_curve(found[name])
     if curve.steps.size:
       axes.plot(

@@ -1,22 +1,29 @@
 """The learning rate of each row: the best of a small grid.
 
-It is tuned for dense training and used for all rows, so that no method gets
-more trials than the one it is compared with. With `--tune` each row gets the
-same grid for itself.
+It is tuned for dense training of each model family and used for all rows of
+it, so that no method gets more trials than the one it is compared with. With
+`--tune` each row gets the same grid for itself.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping
 
-from .rows import Row, Table
 from .runs import Run, Setting
+from .table import Row, Table
 
-GRIDS = {
+BERT_GRIDS = {
   "tiny": (1e-3, 2e-3, 4e-3, 8e-3),
   "small": (5e-4, 1e-3, 2e-3),
   "paper": (5e-5, 1e-4, 2e-4),
 }
+# The paper's scale has T5's optimizer, Adafactor, whose rates are relative.
+UL2_GRIDS = {
+  "tiny": (4e-3, 8e-3, 1.6e-2, 3.2e-2),
+  "small": (1e-3, 2e-3, 4e-3),
+  "paper": (5e-3, 1e-2, 2e-2),
+}
+GRIDS = {"bert": BERT_GRIDS, "ul2_decoder": UL2_GRIDS, "ul2_encdec": UL2_GRIDS}
 SEED = 0
 
 
@@ -50,7 +57,8 @@ class Grid:
 
 def grid_runs(setting: Setting, row: Row) -> list[Run]:
   """The runs that a row's learning rate is chosen by."""
-  return [Run(setting, row, lr, SEED) for lr in GRIDS[setting.scale]]
+  rates = GRIDS[row.family][setting.scale]
+  return [Run(setting, row, rate, SEED) for rate in rates]
 
 
 def read_grid(setting: Setting, row: Row) -> Grid:
@@ -68,7 +76,7 @@ def read_grids(
   setting: Setting, table: Table, *, tune: bool
 ) -> dict[str, Grid]:
   """The grid that each row's learning rate comes from, by the row's name."""
-  if tune:
-    return {row.name: read_grid(setting, row) for row in table.rows}
-  dense = read_grid(setting, table.row("dense"))
-  return {row.name: dense for row in table.rows}
+  return {
+    row.name: read_grid(setting, row if tune else table.dense(row))
+    for row in table.rows
+  }

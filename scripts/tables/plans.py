@@ -8,9 +8,9 @@ import gin
 from raptr_jax import experiment, plan
 
 from . import pages
-from .learning_rate import GRIDS, read_grids
-from .rows import Row, Table
+from .learning_rate import read_grids
 from .runs import Run, Setting
+from .table import Row, Table
 
 # Of the devices that hours are stated for: dense bfloat16 peak of an H100 or an
 # H200 by the vendor's data sheet, and the part of it that training reaches.
@@ -25,13 +25,13 @@ class RowPlan:
   Attributes:
     run: its first seed.
     steps: how many it trains.
-    layer_steps: layers that run, summed over its steps; an expectation.
+    block_flops: of its layers, as expected.
     flops: of the run, with this seed's draws; embeddings and head included.
   """
 
   run: Run
   steps: int
-  layer_steps: float
+  block_flops: float
   flops: float
 
   @property
@@ -51,7 +51,9 @@ def plan_run(run: Run) -> RowPlan:
   return RowPlan(
     run=run,
     steps=laid_out.total_steps,
-    layer_steps=float(laid_out.expected_lengths.sum()),
+    block_flops=laid_out.step_flops.layers(
+      {name: x.sum() for name, x in laid_out.expected_lengths.items()}
+    ),
     flops=laid_out.flops_spent(laid_out.total_steps),
   )
 
@@ -66,33 +68,35 @@ def plan_page(
 ) -> list[str]:
   """The sections of a page: cost and command of each row."""
   grids = read_grids(setting, table, tune=tune)
-  grid = GRIDS[setting.scale]
-  plans = []
-  for row in dict.fromkeys((table.row("dense"), *rows)):
+  tuned = {row: row if tune else table.dense(row) for row in rows}
+  plans = {}
+  for row in dict.fromkeys((*map(table.dense, rows), *rows)):
     # Before it is tuned, the middle of the grid stands in for it.
-    rate = grids[row.name].best or grid[len(grid) // 2]
-    plans.append(plan_run(Run(setting, row, rate, 0)))
-  dense = plans[0]
-  shown = [p for p in plans if p.run.row in rows]
+    grid = grids[row.name]
+    rate = grid.best or list(grid.losses)[len(grid.losses) // 2]
+    plans[row] = plan_run(Run(setting, row, rate, 0))
   lines = [
     [
-      p.run.row.label,
-      f"{p.steps:,}",
-      f"{dense.layer_steps / p.layer_steps:.3f}x",
-      f"{p.flops:.3g}",
-      f"{p.hours:,.3g}",
+      table.label(row),
+      f"{plans[row].steps:,}",
+      f"{plans[table.dense(row)].block_flops / plans[row].block_flops:.3f}x",
+      f"{plans[row].flops:.3g}",
+      f"{plans[row].hours:,.3g}",
     ]
-    for p in shown
+    for row in rows
   ]
-  tuned = shown if tune else [dense]
-  hours = seeds * sum(p.hours for p in shown)
-  hours += (len(grid) - 1) * sum(p.hours for p in tuned)
+  hours = seeds * sum(plans[row].hours for row in rows)
+  rates: dict[float, None] = {}
+  for row in dict.fromkeys(tuned.values()):
+    # One rate of the grid is that of a seed above.
+    hours += (len(grids[row.name].losses) - 1) * plans[row].hours
+    rates |= dict.fromkeys(grids[row.name].losses)
   head = ("method", "steps", "FLOP factor, blocks", "FLOPs", "device hours")
   return [
     f"# {table.title}: what scale `{setting.scale}` takes",
     pages.table(head, lines),
     f"A run each. {seeds} seeds of these rows, with the learning rates"
-    f" {', '.join(f'{rate:g}' for rate in grid)} for"
+    f" {', '.join(f'{rate:g}' for rate in rates)} for"
     f" {'each row' if tune else 'the dense row'}, take {hours:,.3g} device"
     f" hours, at {UTILISATION:.0%} of the {PEAK_FLOPS / 1e12:.0f} TFLOP/s of an"
     " H100 or H200 in bfloat16: an assumption, not a measurement.",
@@ -100,7 +104,8 @@ def plan_page(
     "## Commands",
     "Start each on every host of the job, with folders that all of them see.",
     *(
-      f"{p.run.row.label}:\n\n```bash\n{p.run.command()} --multihost\n```"
-      for p in shown
+      f"{table.label(row)}:\n\n```bash\n{plans[row].run.command()}"
+      " --multihost\n```"
+      for row in rows
     ),
   ]

@@ -2,9 +2,9 @@
 
 from collections.abc import Collection, Sequence
 
-from .learning_rate import GRIDS, grid_runs, read_grid
-from .rows import Row, Table
+from .learning_rate import grid_runs, read_grid
 from .runs import Run, Setting
+from .table import Row, Table
 
 
 def wanted_runs(
@@ -25,21 +25,21 @@ def wanted_runs(
 
   Args:
     setting: scale and folder.
-    table: gives the dense row.
+    table: gives the dense row of each row's family.
     rows: those to run.
     seeds: how many.
     tune: whether each row has a grid of its own.
     failed: runs that have been tried and will not be again.
   """
-  tuned = list(rows) if tune else [table.row("dense")]
-  runs = [run for row in tuned for run in grid_runs(setting, row)]
-  rates = {}
-  for row in tuned:
-    if any(run not in failed for run in grid_runs(setting, row)):
-      rates[row] = read_grid(setting, row).best or GRIDS[setting.scale][0]
+  tuned = {row: row if tune else table.dense(row) for row in rows}
+  runs, rates = [], {}
+  for row in dict.fromkeys(tuned.values()):
+    grid = grid_runs(setting, row)
+    runs += grid
+    if any(run not in failed for run in grid):
+      rates[row] = read_grid(setting, row).best or grid[0].learning_rate
   for seed in range(seeds):
     for row in rows:
-      rate = rates.get(row if tune else tuned[0])
-      if rate is not None:
-        runs.append(Run(setting, row, rate, seed))
+      if tuned[row] in rates:
+        runs.append(Run(setting, row, rates[tuned[row]], seed))
   return list(dict.fromkeys(runs))

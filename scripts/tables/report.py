@@ -3,14 +3,14 @@
 Both can be made at any time: rows without a finished run are dashes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from . import figures, losses, pages, transitions
 from .learning_rate import Grid, read_grids
 from .results import Result, read_results
-from .rows import Table
 from .runs import Setting, shell
+from .table import Row, Table
 
 
 def write_report(
@@ -33,9 +33,7 @@ def write_report(
       figures.draw_sweep(picture, found)
     else:
       figures.draw_losses(picture, table, found)
-    body = [losses.loss_table(table, found), losses.EXPLANATION]
-  if table.name == "bert_methods":
-    body.insert(1, losses.raptr_sentences(table, found))
+    body = losses.loss_sections(table, found)
   page = results / f"{name}.md"
   pages.write(
     page,
@@ -45,13 +43,13 @@ def write_report(
       f"![{table.title}]({picture.name})",
       *body,
       *table.notes,
-      _missing(found),
+      _missing(table, found),
       "## Learning rates",
-      _learning_rates(grids, tune=tune),
+      _learning_rates(table, grids, tune=tune),
       "## Where and when",
       _provenance(found),
       "## Commands",
-      _commands(found),
+      _commands(table, found),
     ],
   )
   return page
@@ -74,61 +72,58 @@ def _made_by(
   return f"Scale `{setting.scale}`, made by\n\n```bash\n{command}\n```"
 
 
-def _missing(found: Mapping[str, Result]) -> str:
+def _missing(table: Table, found: Mapping[str, Result]) -> str:
   """What a reader may not overlook: rows that lack runs."""
   most = max(len(result.runs) for result in found.values())
   fewer = [
-    f"{result.row.label} ({len(result.runs)} of {most})"
+    f"{table.label(result.row)} ({len(result.runs)} of {most})"
     for result in found.values()
     if len(result.runs) < most
   ]
   return f"Finished with fewer seeds: {'; '.join(fewer)}." if fewer else ""
 
 
-def _learning_rates(grids: Mapping[str, Grid], *, tune: bool) -> str:
+def _learning_rates(
+  table: Table, grids: Mapping[str, Grid], *, tune: bool
+) -> str:
   if tune:
     note = (
       "Each row was tuned by itself, with seed 0, which is also its first seed"
       " above, and uses its own best."
     )
-    shown = list(grids.values())
   else:
+    rows = (
+      "all rows" if len(table.comparisons) == 1 else "all rows of its model"
+    )
     note = (
-      "Tuned for dense training and used for all rows. It is the best of seed 0,"
+      f"Tuned for dense training and used for {rows}. It is the best of seed 0,"
       " which is also the first seed of the dense row: a small advantage of it."
     )
-    shown = [grids["dense"]]
-  rates = next(iter(grids.values())).losses
+  shown = {grid.row: grid for grid in grids.values()}
+  rates = sorted({rate for grid in shown.values() for rate in grid.losses})
   lines = [
-    [
-      grid.row.label,
-      *(
-        _grid_cell(loss, rate == grid.best)
-        for rate, loss in grid.losses.items()
-      ),
-    ]
-    for grid in shown
+    [table.label(row), *(_grid_cell(grid, rate) for rate in rates)]
+    for row, grid in shown.items()
   ]
   head = ["evaluation loss at", *(f"{rate:g}" for rate in rates)]
-  return "\n\n".join([note, pages.table(head, lines), *_warnings(shown)])
+  return "\n\n".join([note, pages.table(head, lines), *_warnings(table, shown)])
 
 
-def _grid_cell(loss: float | None, best: bool) -> str:
-  text = pages.number(loss, ".4f")
-  return f"**{text}**" if best else text
+def _grid_cell(grid: Grid, rate: float) -> str:
+  text = pages.number(grid.losses.get(rate), ".4f")
+  return f"**{text}**" if rate == grid.best else text
 
 
-def _warnings(grids: Iterable[Grid]) -> list[str]:
+def _warnings(table: Table, grids: Mapping[Row, Grid]) -> list[str]:
   warnings = []
-  for grid in grids:
+  for row, grid in grids.items():
+    label = table.label(row)
     if not grid.is_complete:
-      warnings.append(
-        f"**{grid.row.label}: not all runs of the grid are there.**"
-      )
+      warnings.append(f"**{label}: not all runs of the grid are there.**")
     if grid.best_is_at_edge:
       warnings.append(
-        f"**{grid.row.label}: the best learning rate is at the edge of the"
-        " grid, a better one may lie outside.**"
+        f"**{label}: the best learning rate is at the edge of the grid, a"
+        " better one may lie outside.**"
       )
   return warnings
 
@@ -141,9 +136,9 @@ def _provenance(found: Mapping[str, Result]) -> str:
   return pages.provenance(summaries, seeds)
 
 
-def _commands(found: Mapping[str, Result]) -> str:
+def _commands(table: Table, found: Mapping[str, Result]) -> str:
   blocks = [
-    f"<details><summary>{result.row.label}</summary>\n\n"
+    f"<details><summary>{table.label(result.row)}</summary>\n\n"
     f"```bash\n{result.command_run.command()}\n```\n\n</details>"
     for result in found.values()
     if result.command_run

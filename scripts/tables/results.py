@@ -8,8 +8,8 @@ import numpy as np
 
 from . import statistics
 from .learning_rate import Grid
-from .rows import Row, Table
 from .runs import Run, Setting, finished_seeds
+from .table import Row, Table
 
 Summary: TypeAlias = dict[str, Any]
 
@@ -43,6 +43,12 @@ class Result:
   def losses(self) -> dict[int, float]:
     """Final evaluation losses of the full model, by seed."""
     return self.values("final_eval_loss")
+
+  def mean_loss_of(self, kind: str) -> float | None:
+    """Mean over seeds of that on held-out rows of one kind."""
+    losses = [s["loss_by_kind"].get(kind) for s in self.summaries.values()]
+    finite = [loss for loss in losses if loss is not None]
+    return float(np.mean(finite)) if finite else None
 
   @property
   def summary(self) -> Summary | None:

@@ -5,75 +5,9 @@ the same name are the same run, in whichever tables they stand.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from pathlib import PurePath
 
-SCALES = ("tiny", "small", "paper")
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """A method as it is trained.
-
-  Attributes:
-    name: of its folder of runs; unique over all tables.
-    label: how pages and pictures call it.
-    gin_files: included after the scale's.
-    overrides: gin bindings, name -> value.
-    by_scale: further bindings of a single scale.
-    paper: the paper's number for it, if it is confirmed.
-  """
-
-  name: str
-  label: str = dataclasses.field(compare=False)
-  gin_files: tuple[str, ...]
-  overrides: Mapping[str, str] = dataclasses.field(
-    default_factory=dict, hash=False
-  )
-  by_scale: Mapping[str, Mapping[str, str]] = dataclasses.field(
-    default_factory=dict, hash=False
-  )
-  paper: str | None = dataclasses.field(default=None, compare=False)
-
-  @property
-  def method(self) -> str:
-    """Name of its gin file in `methods/`."""
-    return PurePath(self.gin_files[-1]).stem
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-  """Rows that are shown together.
-
-  Attributes:
-    name: for `--table`, and of its files.
-    title: of its page.
-    rows: in the order of the page.
-    notes: what a reader has to know about the rows, a paragraph each.
-    references: names of the rows that all others are compared with.
-    curves: names of the rows whose losses are drawn over FLOPs.
-  """
-
-  name: str
-  title: str
-  rows: tuple[Row, ...]
-  notes: tuple[str, ...] = ()
-  references: tuple[str, ...] = ("dense",)
-  curves: tuple[str, ...] = ()
-
-  def row(self, name: str) -> Row:
-    """The row of this name.
-
-    Raises:
-      ValueError: if there is none.
-    """
-    for row in self.rows:
-      if row.name == name:
-        return row
-    raise ValueError(
-      f"{self.name} has no row {name!r}, expected one of"
-      f" {', '.join(row.name for row in self.rows)}."
-    )
+from .table import Comparison, Row, Table
+from .ul2_rows import UL2_METHODS
 
 
 def _row(name: str, label: str, method: str | None = None, **fields) -> Row:
@@ -96,25 +30,41 @@ PLD = _row(
 METHODS = Table(
   name="bert_methods",
   title="BERT: RaPTr and its rivals at matched FLOPs",
-  rows=(
-    DENSE,
-    EQUAL_FLOPS,
-    _row("dense_shallower", "dense, fewer layers"),
-    RAPTR,
-    CONSTANT,
-    _row("layerdrop", "LayerDrop"),
-    PLD,
-    _row(
-      "pld_deepspeed",
-      "PLD, layers counted from 0",
-      "progressive_layer_dropping",
-      overrides={"policies.progressive_layer_dropping.indexing": "'deepspeed'"},
+  comparisons=(
+    Comparison(
+      rows=(
+        DENSE,
+        EQUAL_FLOPS,
+        _row("dense_shallower", "dense, fewer layers"),
+        RAPTR,
+        CONSTANT,
+        _row("layerdrop", "LayerDrop"),
+        PLD,
+        _row(
+          "pld_deepspeed",
+          "PLD, layers counted from 0",
+          "progressive_layer_dropping",
+          overrides={
+            "policies.progressive_layer_dropping.indexing": "'deepspeed'"
+          },
+        ),
+        _row("dont_drop_dropout", "Don't Drop Dropout"),
+        _row("progressive_stacking", "progressive stacking"),
+        GRADUAL_STACKING,
+        _row("midas", "MidAS"),
+        _row("late_expansion", "single expansion"),
+      ),
+      references=("dense", "dense_equal_flops"),
+      curves=(
+        "dense",
+        "dense_equal_flops",
+        "raptr",
+        "constant",
+        "pld",
+        "gradual_stacking",
+      ),
+      verdicts=("raptr",),
     ),
-    _row("dont_drop_dropout", "Don't Drop Dropout"),
-    _row("progressive_stacking", "progressive stacking"),
-    GRADUAL_STACKING,
-    _row("midas", "MidAS"),
-    _row("late_expansion", "single expansion"),
   ),
   notes=(
     """\
@@ -139,15 +89,6 @@ Choices of ours that a reader should know:
   leave out the truth.\
 """,
   ),
-  references=("dense", "dense_equal_flops"),
-  curves=(
-    "dense",
-    "dense_equal_flops",
-    "raptr",
-    "constant",
-    "pld",
-    "gradual_stacking",
-  ),
 )
 
 # 5 % of the steps of each scale.
@@ -156,59 +97,67 @@ FULL_MODEL_STEPS = {"tiny": 25, "small": 50, "paper": 33750}
 ABLATION = Table(
   name="bert_ablation",
   title="BERT: RaPTr with one thing changed",
-  rows=(
-    DENSE,
-    RAPTR,
-    *(
-      _raptr(
-        f"raptr_fixed_{name}",
-        f"fixed layers: {label}",
-        overrides={"policies.raptr.fixed_layers": value},
-      )
-      for name, label, value in (
-        ("none", "none", "()"),
-        ("first", "the first", "(0,)"),
-        ("last", "the last", "(-1,)"),
-        ("four", "two at each end", "(0, 1, -2, -1)"),
-      )
-    ),
-    *(
-      _raptr(
-        f"raptr_{scaling}",
-        f"scaling: {scaling}",
-        overrides={"policies.raptr.scaling": f"'{scaling}'"},
-      )
-      for scaling in ("sqrt_gap", "sqrt_global", "inverse_p")
-    ),
-    _raptr(
-      "raptr_exact",
-      "paths of an exact length",
-      overrides={"PATH_SAMPLER": "'exact'"},
-    ),
-    _raptr(
-      "raptr_proportional",
-      "proportional stages (factor 1.2)",
-      overrides={
-        "FLOP_FACTOR": "None",
-        "schedule.stage_schedule.stage_steps": "'proportional'",
-      },
-    ),
-    dataclasses.replace(CONSTANT, label="1 stage: constant path length"),
-    _raptr("raptr_2_stages", "2 stages", overrides={"PATH_LENGTHS": "(6, 12)"}),
-    _raptr(
-      "raptr_8_stages",
-      "8 stages",
-      overrides={
-        "PATH_LENGTHS": "(6, 6.857, 7.714, 8.571, 9.429, 10.286, 11.143, 12)"
-      },
-    ),
-    _raptr(
-      "raptr_full_model_start",
-      "5 % full model first",
-      by_scale={
-        scale: {"schedule.stage_schedule.full_model_steps": str(steps)}
-        for scale, steps in FULL_MODEL_STEPS.items()
-      },
+  comparisons=(
+    Comparison(
+      rows=(
+        DENSE,
+        RAPTR,
+        *(
+          _raptr(
+            f"raptr_fixed_{name}",
+            f"fixed layers: {label}",
+            overrides={"policies.raptr.fixed_layers": value},
+          )
+          for name, label, value in (
+            ("none", "none", "()"),
+            ("first", "the first", "(0,)"),
+            ("last", "the last", "(-1,)"),
+            ("four", "two at each end", "(0, 1, -2, -1)"),
+          )
+        ),
+        *(
+          _raptr(
+            f"raptr_{scaling}",
+            f"scaling: {scaling}",
+            overrides={"policies.raptr.scaling": f"'{scaling}'"},
+          )
+          for scaling in ("sqrt_gap", "sqrt_global", "inverse_p")
+        ),
+        _raptr(
+          "raptr_exact",
+          "paths of an exact length",
+          overrides={"PATH_SAMPLER": "'exact'"},
+        ),
+        _raptr(
+          "raptr_proportional",
+          "proportional stages (factor 1.2)",
+          overrides={
+            "FLOP_FACTOR": "None",
+            "schedule.stage_schedule.stage_steps": "'proportional'",
+          },
+        ),
+        dataclasses.replace(CONSTANT, label="1 stage: constant path length"),
+        _raptr(
+          "raptr_2_stages", "2 stages", overrides={"PATH_LENGTHS": "(6, 12)"}
+        ),
+        _raptr(
+          "raptr_8_stages",
+          "8 stages",
+          overrides={
+            "PATH_LENGTHS": "(6, 6.857, 7.714, 8.571, 9.429, 10.286, 11.143, 12)"
+          },
+        ),
+        _raptr(
+          "raptr_full_model_start",
+          "5 % full model first",
+          by_scale={
+            scale: {"schedule.stage_schedule.full_model_steps": str(steps)}
+            for scale, steps in FULL_MODEL_STEPS.items()
+          },
+        ),
+      ),
+      references=("dense", "raptr"),
+      curves=("dense", "raptr", "raptr_proportional", "raptr_full_model_start"),
     ),
   ),
   notes=(
@@ -217,8 +166,6 @@ ABLATION = Table(
     " proportional stages: these spend 1/1.2 of the dense FLOPs where the"
     " others spend 1/1.333.",
   ),
-  references=("dense", "raptr"),
-  curves=("dense", "raptr", "raptr_proportional", "raptr_full_model_start"),
 )
 
 SWEEP_METHODS = (RAPTR, CONSTANT, GRADUAL_STACKING)
@@ -247,9 +194,18 @@ def _swept(row: Row, factor: str) -> Row:
 SWEEP = Table(
   name="flop_sweep",
   title="BERT: loss against FLOPs saved",
-  rows=(
-    DENSE,
-    *(_swept(row, factor) for row in SWEEP_METHODS for factor in SWEEP_FACTORS),
+  comparisons=(
+    Comparison(
+      rows=(
+        DENSE,
+        *(
+          _swept(row, factor)
+          for row in SWEEP_METHODS
+          for factor in SWEEP_FACTORS
+        ),
+      ),
+      references=("dense",),
+    ),
   ),
   notes=(
     "At 1.6x and 2.0x RaPTr and stacking have the stages 3-6-9-12, since"
@@ -281,10 +237,15 @@ def at_depth(row: Row, depth: int) -> Row:
 TRANSITIONS = Table(
   name="transitions",
   title="BERT: the full model's loss where a stage begins",
-  rows=tuple(
-    at_depth(row, depth)
-    for depth in DEPTHS
-    for row in (DENSE, RAPTR, GRADUAL_STACKING, PLD)
+  comparisons=(
+    Comparison(
+      rows=tuple(
+        at_depth(row, depth)
+        for depth in DEPTHS
+        for row in (DENSE, RAPTR, GRADUAL_STACKING, PLD)
+      ),
+      references=("dense",),
+    ),
   ),
   notes=(
     "Progressive layer dropping and dense training have no stages: they are"
@@ -295,5 +256,6 @@ TRANSITIONS = Table(
 )
 
 TABLES = {
-  table.name: table for table in (METHODS, ABLATION, SWEEP, TRANSITIONS)
+  table.name: table
+  for table in (METHODS, ABLATION, SWEEP, TRANSITIONS, UL2_METHODS)
 }

@@ -12,7 +12,7 @@ import gin
 
 from raptr_jax import main, plots
 
-from .rows import Row
+from .table import Row
 
 CONFIG_FILE = "config.gin"
 # What the user of a table cannot set: rows and their runs differ in it.
@@ -28,7 +28,7 @@ class Setting:
   """What all runs of a table have in common.
 
   Attributes:
-    scale: name of a gin file `scales/bert_<scale>.gin`.
+    scale: in `table.SCALES`.
     root: folder of the runs of all scales.
     overrides: gin arguments of the user, as `--gin.NAME=VALUE`.
 
@@ -47,7 +47,7 @@ class Setting:
         raise ValueError(
           f"{override}: rows and runs differ in {name}; for the length of all"
           " runs set FULL_TRAIN_STEPS, for anything else change"
-          f" gin/scales/bert_{self.scale}.gin."
+          f" gin/scales/*_{self.scale}.gin."
         )
 
   @property
@@ -77,7 +77,7 @@ class Run:
   def arguments(self) -> list[str]:
     """Arguments of `python -m raptr_jax.main`; the row's override the user's."""
     scale = self.setting.scale
-    files = (f"scales/bert_{scale}.gin", *self.row.gin_files)
+    files = (f"scales/{self.row.family}_{scale}.gin", *self.row.gin_files)
     bindings = {
       **self.row.overrides,
       **self.row.by_scale.get(scale, {}),

@@ -6,8 +6,8 @@ from pathlib import Path
 from .launch import Progress, launch, log_tail, prepare_data
 from .queue import wanted_runs
 from .report import write_report
-from .rows import Row, Table
 from .runs import Run, Setting
+from .table import Row, Table
 
 SHOWN_CHANGES = 8
 
@@ -50,8 +50,9 @@ def train_rows(
     return [r for r in wanted() if not r.is_finished and r not in failed]
 
   check_unchanged(wanted())
-  if queue():
-    prepare_data(queue()[0])
+  # What a family reads depends on no row.
+  for run in {run.row.family: run for run in queue()}.values():
+    prepare_data(run)
   with Progress() as progress:
     while left := queue():
       run = left[0]

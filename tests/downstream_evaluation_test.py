@@ -1,0 +1,262 @@
+"""Evaluation of trained runs, and how answers of a model are scored."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+
+from raptr_jax import downstream, main, plan
+from raptr_jax.downstream import Evaluation, answer, num_texts
+from tasks import prepare
+from tasks.downstream.registry import TASKS
+from tasks.downstream.task import RankTask
+from tests.downstream_test import CHOSEN, FIXTURES, PREDICTED, WRITTEN
+from tests.small_task import make_task, write_corpus
+from tests.toy import VOCAB, make_experiment
+
+EVALUATE = "--gin_file=runs/evaluate.gin"
+LEAF = "--gin_file=experiments/quickstart_ul2_decoder_raptr.gin"
+SMALL = {
+  "NUM_LAYERS": "2",
+  "decoder.DecoderConfig.embed_dim": "16",
+  "decoder.DecoderConfig.mlp_dim": "24",
+  "decoder.DecoderConfig.num_heads": "2",
+  "VOCABULARY_SIZE": "600",
+  "TASK_FEATURE_LENGTHS": "{'tokens': 64}",
+  "BATCH_SIZE": "8",
+  "TRAIN_STEPS": "2",
+  "WARMUP_STEPS": "1",
+  "EVAL_PERIOD": "2",
+  "EVAL_BATCHES": "2",
+  "MIXTURE_OR_TASK_NAME": "'words'",
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  """The folder of a run on a folder of text, trained for two steps."""
+  folder = tmp_path_factory.mktemp("evaluated")
+  overrides = SMALL | {
+    "TEXT_DIR": f"'{write_corpus(folder / 'text')}'",
+    "DATA_DIR": f"'{folder / 'data'}'",
+    "MODEL_DIR": f"'{folder / 'run'}'",
+  }
+  argv = [
+    LEAF,
+    "--gin_file=data/ul2_text.gin",
+    "--gin_file=methods/dense.gin",
+    *(f"--gin.{name}={value}" for name, value in overrides.items()),
+  ]
+  prepare.main(argv)
+  main.main(argv)
+  return folder / "run"
+
+
+def evaluate(run, **overrides):
+  """What results.json holds after the documented command."""
+  overrides = {
+    "DOWNSTREAM_DIR": f"'{FIXTURES}'",
+    "downstream.Evaluation.batch_size": "8",
+    "downstream.Evaluation.max_prompt_tokens": "40",
+    **overrides,
+  }
+  flags = [f"--gin.{name}={value}" for name, value in overrides.items()]
+  main.main([f"--gin_file={run / 'config.gin'}", EVALUATE, *flags])
+  return results(run)
+
+
+def results(run):
+  def refuse(name):
+    raise AssertionError(f"{name} is not JSON")
+
+  text = (run / "results.json").read_text("utf-8")
+  return json.loads(text, parse_constant=refuse)
+
+
+def error_of(run, **overrides):
+  with pytest.raises(SystemExit) as info:
+    evaluate(run, **overrides)
+  text = str(info.value)
+  assert text.startswith("error: ") and "\n" not in text
+  return text
+
+
+def test_all_tasks_of_a_trained_run(run, capsys):
+  found = evaluate(run, DOWNSTREAM_TASKS="('all',)", DOWNSTREAM_SHOTS="(0, 1)")
+  assert found["step"] == 2 and found["hardware"]
+
+  summary = json.loads((run / "summary.json").read_text())
+  held_out = found["held_out"]
+  assert held_out["loss"] == pytest.approx(summary["final_eval_loss"])
+  assert held_out["loss_by_kind"] == pytest.approx(summary["loss_by_kind"])
+  assert list(held_out["loss_by_path_length"]) == ["1", "2"]
+  lines = (run / "metrics.jsonl").read_text().splitlines()
+  by_length = {
+    str(row["layers"]): row["loss"]
+    for row in map(json.loads, lines)
+    if row["split"] == "eval" and isinstance(row["layers"], int)
+  }
+  assert held_out["loss_by_path_length"] == pytest.approx(by_length)
+
+  rows = found["downstream"]
+  names = [(row["task"], row["shots"]) for row in rows]
+  assert names == list(itertools.product(TASKS, (0, 1)))
+  for row in rows:
+    task = TASKS[row["task"]]
+    assert row["examples"] == len(
+      task.examples_from_folder(str(FIXTURES), "validation")
+    )
+    assert row["metrics"] == list(task.metrics)
+    assert set(task.metrics) <= set(row["scores"])
+    assert all(0 <= score <= 100 for score in row["scores"].values())
+  for shots, mean in found["downstream_mean"].items():
+    assert mean == pytest.approx(
+      np.mean(
+        [
+          np.mean([row["scores"][metric] for metric in row["metrics"]])
+          for row in rows
+          if row["shots"] == int(shots)
+        ]
+      )
+    )
+  out = capsys.readouterr().out
+  for text in ("S 25%", "paths of 1 layers", "1-shot", "mean", *TASKS):
+    assert text in out
+
+
+def test_an_evaluation_that_is_stopped_leaves_what_it_has_found(
+  run, monkeypatch, capsys
+):
+  calls = []
+
+  def stop(*args, **kwargs):
+    if calls:
+      raise KeyboardInterrupt
+    calls.append(1)
+    return answer(*args, **kwargs)
+
+  monkeypatch.setattr(downstream, "answer", stop)
+  with pytest.raises(KeyboardInterrupt):
+    # The first question is English: the official score leaves English out.
+    evaluate(
+      run,
+      DOWNSTREAM_TASKS="('tydi_qa', 'boolq')",
+      DOWNSTREAM_SHOTS="(0,)",
+      DOWNSTREAM_EXAMPLES="1",
+    )
+  (row,) = results(run)["downstream"]
+  assert row["task"] == "tydi_qa" and row["examples"] == 1
+  assert row["scores"]["f1"] is None and row["scores"]["f1_all"] == 0
+  assert results(run)["downstream_mean"] == {"0": None}
+  assert "f1 n/a" in capsys.readouterr().out
+
+
+def test_a_run_of_ul2_ends_with_filled_blanks(run):
+  page = (run / "infills.md").read_text("utf-8")
+  assert page.count("- model: ") == page.count("- truth: ") == 3
+  assert "[1]" in page
+
+
+def test_a_run_without_a_generator_is_evaluated_on_held_out_text(
+  tmp_path, capsys
+):
+  experiment = make_experiment(tmp_path)
+  state = plan.fresh_state(experiment, plan.abstract_state(experiment))
+  with experiment.checkpointer.open(tmp_path) as checkpoints:
+    checkpoints.save(state, 7, {})
+  task = make_task(tmp_path)
+  found = Evaluation(experiment=experiment, task=task, data_dir="data").run()
+  assert found["step"] == 7 and "downstream" not in found
+  held_out = found["held_out"]
+  assert held_out["loss"] == pytest.approx(math.log(VOCAB), rel=0.1)
+  assert held_out["loss_by_kind"] == {}
+  losses = held_out["loss_by_path_length"]
+  assert list(losses) == ["2", "3", "4"]
+  assert losses["4"] == pytest.approx(held_out["loss"]) != losses["2"]
+  assert "paths of 3 layers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    ({"DOWNSTREAM_TASKS": "('glue',)"}, "'glue' is none of the tasks"),
+    (
+      {"DOWNSTREAM_TASKS": "('boolq')"},
+      "--gin.DOWNSTREAM_TASKS=\"('boolq',)\"",
+    ),
+    ({"DOWNSTREAM_SHOTS": "5"}, '--gin.DOWNSTREAM_SHOTS="(5,)"'),
+    (
+      {"downstream.Evaluation.batch_size": "12"},
+      "Evaluation.batch_size = 12, expected a multiple of the 8",
+    ),
+    (
+      {"DOWNSTREAM_TASKS": "('rte',)", "DOWNSTREAM_DIR": "'no/where'"},
+      "none of no/where/RTE/train.jsonl, no/where/rte.jsonl exists",
+    ),
+    ({"MODEL_DIR": "'no/where'"}, "MODEL_DIR = 'no/where' has no checkpoints"),
+  ],
+)
+def test_mistakes_get_one_clear_error(
+  run, overrides, message, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  assert message in error_of(run, **overrides)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_masked_language_model_does_not_answer():
+  with pytest.raises(
+    SystemExit, match=r"MaskedLM: set DOWNSTREAM_TASKS = \(\)"
+  ):
+    main.main(
+      [
+        "--gin_file=experiments/quickstart_bert_raptr.gin",
+        EVALUATE,
+        "--gin.MODEL_DIR='x'",
+        "--gin.DOWNSTREAM_TASKS=('copa',)",
+        "--gin.downstream.Evaluation.batch_size=8",
+      ]
+    )
+
+
+class Script:
+  """A reader who answers as it is written; prompts are numbers of examples."""
+
+  def __init__(self, name):
+    self._answers, self.expected = PREDICTED[name]
+    self._no_answer = TASKS[name].no_answer if name in WRITTEN else None
+
+  def score(self, prompts, continuations, *, watch):
+    watch(len(prompts))
+    if self._no_answer is None:
+      chosen = [self._choices[int(p)][self._answers[int(p)]] for p in prompts]
+      return np.array([float(a == b) for a, b in zip(chosen, continuations)])
+    # What it wrote has a log-likelihood of -7.
+    return np.array(
+      [
+        -7 + self._answers[int(p)].no_answer_score * (c == self._no_answer)
+        for p, c in zip(prompts, continuations)
+      ]
+    )
+
+  def write(self, prompts, decoding, *, watch):
+    watch(len(prompts))
+    return [self._answers[int(prompt)].text for prompt in prompts]
+
+  def answer(self, task, watch):
+    examples = task.examples_from_folder(str(FIXTURES), "validation")
+    self._choices = [example.choices for example in examples]
+    prompts = [str(number) for number in range(len(examples))]
+    return answer(self, task, examples, prompts, watch=watch), examples
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_answers_score_as_worked_out_by_hand(name):
+  reader, read = Script(name), []
+  assert isinstance(TASKS[name], RankTask) == (name in CHOSEN)
+  scores, examples = reader.answer(TASKS[name], read.append)
+  assert scores == pytest.approx(reader.expected)
+  assert sum(read) == num_texts(TASKS[name], examples)
+  assert not any(math.isnan(score) for score in scores.values())
