@@ -142,5 +142,8 @@ def _writer(model_dir: Path, max_to_keep: int) -> ocp.CheckpointManager:
 
 
 def _reader(model_dir: Path) -> ocp.CheckpointManager:
-  options = ocp.CheckpointManagerOptions(read_only=True)
+  # What reading does not allow is said here too, or orbax warns of it.
+  options = ocp.CheckpointManagerOptions(
+    read_only=True, create=False, save_interval_steps=0
+  )
   return ocp.CheckpointManager((model_dir / FOLDER).resolve(), options=options)

@@ -22,12 +22,12 @@ from rich.table import Table
 from raptr_jax import plan as plans
 from raptr_jax.checkpoint import restore_params
 from raptr_jax.contracts import Generator, Params
-from raptr_jax.evaluate import Evaluator
 from raptr_jax.experiment import Experiment
 from raptr_jax.generate import Decoding
 from raptr_jax.models.masked_stack import full_path
 from raptr_jax.provenance import provenance
 from raptr_jax.text_model import TextModel, Watch
+from raptr_jax.train import make_evaluator
 from tasks import records
 from tasks.downstream.registry import DownstreamTask, select_tasks
 from tasks.downstream.shots import build_prompt, draw_shots
@@ -102,6 +102,16 @@ class Evaluation:
         f" --gin.downstream.Evaluation.batch_size={devices}."
       )
 
+  def open(self) -> None:
+    """Opens the held-out text, and reads the questions.
+
+    Raises:
+      FileNotFoundError: if data are missing.
+      ValueError: if data are not what they should be.
+    """
+    self.experiment.open()
+    _ = self._questions
+
   def run(self) -> dict[str, Any]:
     """Evaluates, prints tables, and writes `results.json`.
 
@@ -113,13 +123,10 @@ class Evaluation:
       examples is None.
 
     Raises:
-      FileNotFoundError: if the run has no checkpoint, or data are missing.
-      ValueError: if data are not what they should be.
+      FileNotFoundError: if the run has no checkpoint.
     """
-    self.experiment.open()
-    questions = [
-      self._questions(task) for task in select_tasks(self.downstream_tasks)
-    ]
+    self.open()
+    questions = self._questions
     params, step = self._restore()
     first_host = jax.process_index() == 0  # It reports for all.
     console = Console(soft_wrap=True, markup=False, quiet=not first_host)
@@ -167,14 +174,7 @@ class Evaluation:
   def _held_out(self, params: Params) -> dict[str, Any]:
     """Losses of the full model and of shorter paths, in nats."""
     experiment, plan = self.experiment, plans.make_plan(self.experiment)
-    evaluator = Evaluator(
-      model=experiment.model,
-      dataset=experiment.eval_dataset,
-      num_batches=experiment.num_eval_batches,
-      period=experiment.eval_period,
-      boundaries=experiment.boundaries,
-      partitioner=experiment.partitioner,
-    )
+    evaluator = make_evaluator(experiment)
     key = experiment.keys()["eval"]
     return {
       **evaluator.full(params),
@@ -187,7 +187,11 @@ class Evaluation:
       },
     }
 
-  def _questions(self, task: DownstreamTask) -> Questions:
+  @functools.cached_property
+  def _questions(self) -> list[Questions]:
+    return list(map(self._read, select_tasks(self.downstream_tasks)))
+
+  def _read(self, task: DownstreamTask) -> Questions:
     def read(split):
       if self.folder is None:
         return task.examples_from_tfds(split, self.tfds_data_dir)

@@ -179,7 +179,6 @@ def _text(
     # A blank within a word stays within it.
     space = hidden[: len(hidden) - len(words)]
     text += f"{space}[{numbers[token] if numbered else words}]"
-    before += span
   return text
 
 

@@ -167,19 +167,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     if flags.multihost:
       jax.distributed.initialize()
     run = gin.get_configurable(gin.query_parameter("%RUN").selector)()
-    if isinstance(run, downstream.Evaluation):
-      if flags.dry_run:
-        raise ConfigurationError("--dry_run is for training: leave it out.")
-      run.run()
-      return
+    evaluates = isinstance(run, downstream.Evaluation)
     if flags.dry_run:
+      if evaluates:
+        raise ConfigurationError("--dry_run is for training: leave it out.")
       dry_run.print_plan(run)
       return
     run.open()
   except (ConfigurationError, *_BUILD_ERRORS) as error:
     sys.exit(f"error: {_first_line(error)}")
   try:
-    training.train(run, gin.config_str())
+    if evaluates:
+      run.run()
+    else:
+      training.train(run, gin.config_str())
   except (OSError, FloatingPointError) as error:
     sys.exit(f"error: {error}")
 

@@ -86,8 +86,13 @@ class Partitioner:
 
   def fetch(self, tree: Any) -> Any:
     """All of global arrays, as NumPy arrays on every host."""
-    gather = jax.jit(lambda x: x, out_shardings=self.replicated)
+    gather = jax.jit(_same, out_shardings=self.replicated)
     return jax.tree.map(np.asarray, gather(tree))
+
+
+def _same(tree: Any) -> Any:
+  # Of the module, so that what jit makes of it is found again.
+  return tree
 
 
 def _put(tree: Any, sharding: NamedSharding) -> Any:

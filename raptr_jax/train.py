@@ -59,7 +59,7 @@ def train(experiment: Experiment, config: str = "") -> dict[str, Any] | None:
 
     plan = plans.make_plan(experiment)
     abstract = plans.abstract_state(experiment)
-    evaluator = _evaluator(experiment)
+    evaluator = make_evaluator(experiment)
     report = stack.enter_context(_report(experiment, plan, start))
     report.write_config(config)
     state, progress = _restore(experiment, checkpoints, abstract, report.note)
@@ -125,7 +125,8 @@ def _report(
   )
 
 
-def _evaluator(experiment: Experiment) -> Evaluator:
+def make_evaluator(experiment: Experiment) -> Evaluator:
+  """Evaluates the models of a run, always on the same batches."""
   return Evaluator(
     model=experiment.model,
     dataset=experiment.eval_dataset,

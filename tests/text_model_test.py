@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from jax.nn import log_softmax
@@ -145,7 +147,7 @@ def test_filling_gives_each_sentinel_its_span(monkeypatch):
     found = np.zeros((len(prompts), decoding.max_new_tokens), np.int32)
     for row, prompt in zip(found, np.asarray(prompts).tolist()):
       told = []
-      for before, token in zip(prompt, prompt[1:]):
+      for before, token in itertools.pairwise(prompt):
         if token in SENTINELS:
           told += [token, before, before]
       row[: len(told) + 1] = [*told, eos_id]

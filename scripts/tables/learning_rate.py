@@ -19,7 +19,7 @@ BERT_GRIDS = {
 }
 # The paper's scale has T5's optimizer, Adafactor, whose rates are relative.
 UL2_GRIDS = {
-  "tiny": (4e-3, 8e-3, 1.6e-2, 3.2e-2),
+  "tiny": (2e-3, 4e-3, 8e-3, 1.6e-2),
   "small": (1e-3, 2e-3, 4e-3),
   "paper": (5e-3, 1e-2, 2e-2),
 }
