@@ -266,7 +266,9 @@ class _Loop:
         state.params, lengths, always_run, key
       )
       self._report_evaluation(step, sum(lengths.values()), row)
-    counts = self.experiment.train_dataset.unigram_counts
+    # A denoiser's targets have sentinels, which the counts of a text lack.
+    dataset = self.experiment.train_dataset
+    counts = None if dataset.kinds else dataset.unigram_counts
     unigram = None if counts is None else self.evaluator.unigram_loss(counts)
     stages = self.plan.stage_table()
     summary = {

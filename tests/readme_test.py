@@ -8,7 +8,7 @@ from pathlib import Path
 import gin
 import pytest
 
-from raptr_jax import experiment, main
+from raptr_jax import downstream, experiment, main
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md")
@@ -41,11 +41,23 @@ def test_a_command_configures_a_run(line, tmp_path, monkeypatch):
   (tmp_path / "books").mkdir()
   monkeypatch.chdir(tmp_path)
   words = shlex.split(line)
+  if "--gin_file=runs/decoder/config.gin" in words:
+    leave_config("quickstart_ul2_decoder_raptr", tmp_path / "runs/decoder")
   program = words[1:3] if words[1] == "-m" else words[1:2]
   assert program in (["-m", "raptr_jax.main"], ["scripts/prepare.py"])
   main.configure(words[1 + len(program) :], "")
-  run = gin.get_configurable(experiment.Experiment)()
+  run = gin.get_configurable(gin.query_parameter("%RUN").selector)()
+  if isinstance(run, downstream.Evaluation):
+    run = run.experiment
   assert run.train_dataset.batch_spec()
+
+
+def leave_config(leaf: str, folder: Path) -> None:
+  """Leaves in a folder what a run of this leaf leaves there."""
+  leaf = f"--gin_file=experiments/{leaf}.gin"
+  main.configure([leaf, f"--gin.MODEL_DIR='{folder}'"], "")
+  folder.mkdir(parents=True)
+  (folder / "config.gin").write_text(gin.config_str(), encoding="utf-8")
 
 
 @pytest.mark.parametrize("line", TABLE_COMMANDS)
