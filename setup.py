@@ -51,7 +51,7 @@ setup(
       "tensorflow-text",
       "tokenizers",
     ],
-    "dev": ["hypothesis", "mypy", "pytest", "ruff"],
+    "dev": ["hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"],
     "cuda12": ["jax[cuda12]"],
     "cuda13": ["jax[cuda13]"],
     "tpu": ["jax[tpu]"],

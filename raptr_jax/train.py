@@ -291,9 +291,9 @@ class _Loop:
       "solved": self.experiment.solved,
       **provenance(),
     }
+    self.report.write_summary(summary)
     if self.experiment.infilling:
       self._infill(self.experiment.infilling, state)
-    self.report.write_summary(summary)
     self.report.note(f"finished: see summary.md in {self.experiment.model_dir}")
     return summary
 

@@ -10,4 +10,5 @@ make_environment dev,data
 .venv/bin/ruff check .
 .venv/bin/mypy
 bash -n scripts/*.sh
-.venv/bin/python -m pytest "$@"
+# A file's tests share what they set up: they stay in one process.
+.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"

@@ -21,8 +21,13 @@ import tempfile
 
 import jax
 
-# Programs that tests have in common are compiled once.
-_cache = tempfile.TemporaryDirectory()
-jax.config.update("jax_compilation_cache_dir", _cache.name)
+# Programs that tests have in common are compiled once, for all processes of
+# a run: the first one makes the folder, and the others inherit its name.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+  _cache = tempfile.TemporaryDirectory()
+  os.environ["RAPTR_JAX_TEST_CACHE"] = _cache.name
+jax.config.update(
+  "jax_compilation_cache_dir", os.environ["RAPTR_JAX_TEST_CACHE"]
+)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
