@@ -182,7 +182,7 @@ def test_a_growing_model_is_evaluated_as_it_is(unbroken_stacking, tmp_path):
   dying = dataclasses.replace(stopped, train_dataset=DyingDataset(4))
   with pytest.raises(Killed):
     train(dying)
-  evaluator = training._evaluator(stopped)
+  evaluator = training.make_evaluator(stopped)
   params = final_params(stopped)
   losses = {row["layers"]: row["loss"] for row in evals if row["step"] == 4}
   full = evaluator.full(params, {"stack": 2})["loss"]
