@@ -7,7 +7,8 @@ Example number `batch * batch_size + i` is the same whatever the number of
 hosts; each host gets a contiguous part of every batch.
 
 A mixture joins the batches of its parts, each smaller and with a position of
-its own: every batch has the same share of rows of each.
+its own: every batch has the same share of rows of each. The shares, and the
+order within a batch, depend on the number of hosts.
 """
 
 import dataclasses

@@ -94,6 +94,14 @@ class Evaluation:
         f" (tasks.ul2.UL2), but the objective of {self.task.name} is"
         f" {type(self.task.objective).__name__}: set DOWNSTREAM_TASKS = ()."
       )
+    if self.downstream_tasks and not (
+      self.shots and min(self.shots) >= 0 and (self.num_examples or 1) > 0
+    ):
+      raise ValueError(
+        f"DOWNSTREAM_SHOTS = {self.shots!r} and DOWNSTREAM_EXAMPLES ="
+        f" {self.num_examples!r}, expected numbers such as (0, 1), none"
+        " negative, and at least 1 or None."
+      )
     devices = self.experiment.partitioner.mesh.shape["data"]
     if self.batch_size < 1 or self.batch_size % devices:
       raise ValueError(
@@ -109,7 +117,7 @@ class Evaluation:
       FileNotFoundError: if data are missing.
       ValueError: if data are not what they should be.
     """
-    self.experiment.open()
+    self.experiment.eval_dataset.open()
     _ = self._questions
 
   def run(self) -> dict[str, Any]:
@@ -124,6 +132,7 @@ class Evaluation:
 
     Raises:
       FileNotFoundError: if the run has no checkpoint.
+      ValueError: if its model has not grown to all of its layers.
     """
     self.open()
     questions = self._questions
@@ -169,6 +178,16 @@ class Evaluation:
         f"MODEL_DIR = '{model_dir}' has no checkpoints: train first, or set"
         " --gin.MODEL_DIR to the folder of a run."
       )
+    for name, growth in self.experiment.growths.items():
+      depth, layers = (
+        growth.num_layers(found[1] - 1),
+        growth.schedule.num_layers,
+      )
+      if depth < layers:
+        raise ValueError(
+          f"MODEL_DIR = '{model_dir}' has a model of step {found[1]}, whose"
+          f" {name} has grown to {depth} of {layers} layers: train on first."
+        )
     return found
 
   def _held_out(self, params: Params) -> dict[str, Any]:
@@ -198,6 +217,11 @@ class Evaluation:
       return task.examples_from_folder(self.folder, split)
 
     pool = read("train") if any(self.shots) else []
+    if pool and len(pool) <= max(self.shots):
+      raise ValueError(
+        f"DOWNSTREAM_SHOTS = {self.shots!r}, but {task.name} has"
+        f" {len(pool)} examples to show: set smaller numbers."
+      )
     return task, read("validation")[: self.num_examples], pool
 
   def _answers(

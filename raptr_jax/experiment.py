@@ -70,8 +70,9 @@ class Experiment:
     for name, policy in self.policies.items():
       if self.model.stacks[name] != policy.num_layers:
         raise ValueError(
-          f"The model has {self.model.stacks[name]} layers, the method is for"
-          f" {policy.num_layers}: set NUM_LAYERS for both."
+          f"The model has {self.model.stacks[name]} layers in its {name}, the"
+          f" method is for {policy.num_layers}: set NUM_LAYERS (or that of the"
+          " stack, as ENCODER_LAYERS) for both."
         )
     for name, growth in self.growths.items():
       self._check_growth(growth, self.policies[name])
@@ -164,6 +165,8 @@ class Experiment:
     """
     self.train_dataset.open()
     self.eval_dataset.open()
+    if self.infilling:
+      self.infilling.open()
 
   def keys(self) -> dict[str, jax.Array]:
     """Independent random keys for all that is random but the data."""

@@ -17,6 +17,8 @@ from tasks.task import TextTask
 from tasks.ul2 import UL2
 from tasks.vocabulary import Vocabulary
 
+INFILLS_FILE = "infills.md"
+
 
 @dataclasses.dataclass(frozen=True)
 class Infill:
@@ -68,6 +70,14 @@ class Infilling:
           f"Infilling.{name} = {getattr(self, name)}, expected at least"
           f" {number}: set --gin.infill.Infilling.{name}."
         )
+
+  def open(self) -> None:
+    """Looks for a held-out document, which a run will need at its end.
+
+    Raises:
+      FileNotFoundError: if the task's text is not there.
+    """
+    next(iter(self.task.documents("validation")), None)
 
   @property
   def _objective(self) -> UL2:

@@ -41,8 +41,11 @@ from raptr_jax.models import decoder
 from raptr_jax.models import encoder_decoder
 from tasks import prepare
 import tasks.bert
+import tasks.denoising
+import tasks.mixture
 import tasks.sources
 import tasks.task
+import tasks.tfds_source
 import tasks.ul2
 """
 _BUILD_ERRORS = (ImportError, OSError, TypeError, ValueError)
@@ -170,7 +173,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     evaluates = isinstance(run, downstream.Evaluation)
     if flags.dry_run:
       if evaluates:
-        raise ConfigurationError("--dry_run is for training: leave it out.")
+        raise ConfigurationError(
+          "--dry_run is for training: leave it out, or runs/evaluate.gin."
+        )
       dry_run.print_plan(run)
       return
     run.open()
@@ -182,6 +187,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
       training.train(run, gin.config_str())
   except (OSError, FloatingPointError) as error:
+    sys.exit(f"error: {error}")
+  except ValueError as error:
+    if not evaluates:  # Nothing that a user gives fails so late in training.
+      raise
     sys.exit(f"error: {error}")
 
 

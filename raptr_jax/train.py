@@ -20,7 +20,7 @@ from raptr_jax.contracts import Generator
 from raptr_jax.evaluate import Evaluator
 from raptr_jax.experiment import Experiment
 from raptr_jax.growth import row_moves
-from raptr_jax.infill import Infilling, infills_page
+from raptr_jax.infill import INFILLS_FILE, Infilling, infills_page
 from raptr_jax.metrics import IntervalMeter, Stopwatch
 from raptr_jax.models.masked_stack import full_path
 from raptr_jax.plots import SUMMARY_FILE
@@ -103,8 +103,10 @@ def _earlier_summary(
       f" past TRAIN_STEPS = {experiment.total_steps}: set more steps, or"
       " another folder."
     )
-  path = Path(experiment.model_dir) / SUMMARY_FILE
-  if start < experiment.total_steps or not path.exists():
+  folder = Path(experiment.model_dir)
+  path = folder / SUMMARY_FILE
+  last = folder / INFILLS_FILE if experiment.infilling else path
+  if start < experiment.total_steps or not (path.exists() and last.exists()):
     return None
   print(f"complete: {path} has all {start} steps")
   return json.loads(path.read_text(encoding="utf-8"))

@@ -95,7 +95,8 @@ def corrupt_row(
 
   A denoiser that takes fewer tokens than the row has is given a window of
   it: one of the fewest that cover the row, evenly apart, all equally likely. So
-  every token of a corpus is seen, in one or two of the windows. (With starts
+  every token of a corpus is seen, in one or two of the windows, but for single
+  ones that are left over. (With starts
   anywhere, the ends of rows would hardly ever be seen.)
 
   Args:

@@ -137,6 +137,12 @@ class UL2:
         the vocabulary has no sentinels or no end.
     """
     self.row_length(feature_lengths)
+    if vocabulary.pad_id != 0:
+      raise ValueError(
+        f"the vocabulary {vocabulary.path} has padding at id "
+        f"{vocabulary.pad_id}, and must have it at 0, where a decoder starts: "
+        "choose another --gin.VOCABULARY_PATH, or None to train one"
+      )
     return functools.partial(
       corrupt_row,
       form=self.packing,

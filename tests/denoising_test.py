@@ -9,8 +9,8 @@ from tasks.denoising import (
   corrupt,
   hide_spans,
   random_lengths,
-  reassemble,
 )
+from tests.reassembly import reassemble
 
 EOS = 1
 SENTINELS = np.arange(999, 799, -1)  # The last ids of a vocabulary of 1,000.

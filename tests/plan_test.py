@@ -75,7 +75,9 @@ def test_the_rate_of_a_row_is_the_optimizers(tmp_path):
 
 
 def test_a_method_for_another_depth_is_an_error(tmp_path):
-  with pytest.raises(ValueError, match="4 layers, the method is for 5"):
+  with pytest.raises(
+    ValueError, match="4 layers in its stack, the method is for 5"
+  ):
     make_experiment(tmp_path, policy=policies.full(num_layers=5))
 
 

@@ -301,7 +301,9 @@ def test_a_mapping_for_other_stacks_is_an_error(field, macro):
 
 
 def test_one_method_for_stacks_of_two_depths_is_an_error():
-  with pytest.raises(ValueError, match="4 layers, the method is for 3"):
+  with pytest.raises(
+    ValueError, match="4 layers in its decoder, the method is for 3"
+  ):
     make_run("unused", policy=policies.full(num_layers=3))
 
 

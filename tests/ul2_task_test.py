@@ -3,11 +3,12 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from tasks.denoising import UL2_DENOISERS, Denoiser, reassemble
+from tasks.denoising import UL2_DENOISERS, Denoiser
 from tasks.packing import Row
 from tasks.sources import KingJamesBible
 from tasks.task import TextTask
 from tasks.ul2 import UL2
+from tests.reassembly import reassemble
 
 PAD, EOS, SENTINEL = 0, 1, 90_000  # Greater ids are sentinels.
 MODES = {"[NLU]": (2,), "[NLG]": (3, 4), "[S2S]": (5,)}

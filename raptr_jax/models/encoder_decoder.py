@@ -82,6 +82,12 @@ class EncoderDecoderConfig:
       remat=("full", "none"),
     )
     check_loss(self)
+    if not 4 <= self.position_buckets < 2 * self.max_distance:
+      raise ValueError(
+        f"EncoderDecoderConfig.position_buckets = {self.position_buckets},"
+        f" expected 4 to {2 * self.max_distance - 1}: less than twice"
+        f" EncoderDecoderConfig.max_distance = {self.max_distance}."
+      )
 
   def attention(self) -> layers.Attention:
     """Self- or cross-attention as T5 has it."""

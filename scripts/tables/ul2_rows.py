@@ -67,8 +67,8 @@ UL2_METHODS = Table(
     """\
 What a reader should know:
 
-- The paper (arXiv 2402.05913) trained UL2 at 1.2x and reports the perplexity
-  of dense training, but which stages it had is not confirmed, nor whether its
+- The paper (arXiv 2402.05913) trained UL2 at 1.2x and reports the same
+  perplexity as dense training; which stages it had is not confirmed, nor whether its
   model was a decoder or an encoder-decoder. Of its stages there are two
   readings, and both are here: proportional ones begin at half of the model,
   and stage s of 4 lasts in proportion to s; equal ones begin at two thirds,
