@@ -7,8 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from raptr_jax import downstream, main, plan
+from raptr_jax import downstream, main, plan, policies
 from raptr_jax.downstream import Evaluation, answer, num_texts
+from raptr_jax.growth import GrowthPlan
+from raptr_jax.schedule import stage_schedule
 from tasks import prepare
 from tasks.downstream.registry import TASKS
 from tasks.downstream.task import RankTask
@@ -178,6 +180,22 @@ def test_a_run_without_a_generator_is_evaluated_on_held_out_text(
   assert "paths of 3 layers" in capsys.readouterr().out
 
 
+def test_a_model_that_is_still_growing_is_not_evaluated(tmp_path):
+  schedule = stage_schedule(path_lengths=(2, 4), total_steps=12, num_layers=4)
+  experiment = make_experiment(
+    tmp_path,
+    policy=policies.stacked(schedule=schedule),
+    growth=GrowthPlan(schedule, new_layers="repeated"),
+  )
+  state = plan.fresh_state(experiment, plan.abstract_state(experiment))
+  with experiment.checkpointer.open(tmp_path) as checkpoints:
+    checkpoints.save(state, 6, {})
+  task = make_task(tmp_path)
+  evaluation = Evaluation(experiment=experiment, task=task, data_dir="data")
+  with pytest.raises(ValueError, match="stack has grown to 2 of 4 layers"):
+    evaluation.run()
+
+
 @pytest.mark.parametrize(
   ("overrides", "message"),
   [
@@ -187,6 +205,14 @@ def test_a_run_without_a_generator_is_evaluated_on_held_out_text(
       "--gin.DOWNSTREAM_TASKS=\"('boolq',)\"",
     ),
     ({"DOWNSTREAM_SHOTS": "5"}, '--gin.DOWNSTREAM_SHOTS="(5,)"'),
+    (
+      {"DOWNSTREAM_TASKS": "('rte',)", "DOWNSTREAM_SHOTS": "()"},
+      "DOWNSTREAM_SHOTS = ()",
+    ),
+    (
+      {"DOWNSTREAM_TASKS": "('squad_v2',)", "DOWNSTREAM_SHOTS": "(0, 9)"},
+      "squad_v2 has 2 examples to show",
+    ),
     (
       {"downstream.Evaluation.batch_size": "12"},
       "Evaluation.batch_size = 12, expected a multiple of the 8",

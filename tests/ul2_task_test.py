@@ -301,3 +301,10 @@ def test_rows_of_another_length_are_other_rows():
 def test_what_does_not_fit_is_refused(changes, lengths, message):
   with pytest.raises(ValueError, match=message):
     UL2(**changes).corruption(Vocabulary(), lengths)
+
+
+def test_a_vocabulary_without_padding_at_0_is_refused():
+  vocabulary = Vocabulary()
+  vocabulary.pad_id, vocabulary.path = -1, "other.model"
+  with pytest.raises(ValueError, match="other.model has padding at id -1"):
+    UL2().corruption(vocabulary, {"tokens": 32})
