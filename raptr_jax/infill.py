@@ -17,8 +17,6 @@ from tasks.task import TextTask
 from tasks.ul2 import UL2
 from tasks.vocabulary import Vocabulary
 
-INFILLS_FILE = "infills.md"
-
 
 @dataclasses.dataclass(frozen=True)
 class Infill:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"
+INFILLS_FILE = "infills.md"
 
 Row: TypeAlias = dict[str, Any]
 Place: TypeAlias = Callable[[np.ndarray], np.ndarray]  # Steps to x positions.

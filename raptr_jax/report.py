@@ -28,7 +28,6 @@ import numpy as np
 
 from raptr_jax import plots
 from raptr_jax.display import Bar, Display, Lines
-from raptr_jax.infill import INFILLS_FILE
 
 # Embedding, output layer and optimizer cost every step something, however
 # short its path. As much as one layer is near enough to predict a duration.
@@ -217,7 +216,7 @@ class RunReport(contextlib.AbstractContextManager):
 
   def write_infills(self, page: str) -> None:
     """Writes infills.md, and shows it."""
-    _replace_text(self._model_dir / INFILLS_FILE, page)
+    _replace_text(self._model_dir / plots.INFILLS_FILE, page)
     self.note(page)
 
   def write_summary(self, summary: Mapping[str, Any]) -> None:

@@ -20,10 +20,10 @@ from raptr_jax.contracts import Generator
 from raptr_jax.evaluate import Evaluator
 from raptr_jax.experiment import Experiment
 from raptr_jax.growth import row_moves
-from raptr_jax.infill import INFILLS_FILE, Infilling, infills_page
+from raptr_jax.infill import Infilling, infills_page
 from raptr_jax.metrics import IntervalMeter, Stopwatch
 from raptr_jax.models.masked_stack import full_path
-from raptr_jax.plots import SUMMARY_FILE
+from raptr_jax.plots import INFILLS_FILE, SUMMARY_FILE
 from raptr_jax.provenance import provenance
 from raptr_jax.report import RunReport, SilentReport
 from raptr_jax.state import TrainState
