@@ -76,8 +76,9 @@ class GrowthPlan:
     schedule: number of layers in each stage.
     new_layers: name in `NEW_LAYERS`.
     optimizer_state: "copy" gives new rows the optimizer state of their source,
-      "reset" gives them zeros. Step counts stay, so that after a reset Adam's
-      first updates of these rows are larger than its bias correction means.
+      "reset" gives them zeros. Adam's step count stays, so that after a reset
+      its first updates of these rows are larger than its bias correction
+      means; Adafactor's counts are by row, and are reset as well.
 
   Raises:
     ValueError: if a stage has no whole number of layers, or cannot grow so.

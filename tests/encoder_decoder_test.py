@@ -8,8 +8,8 @@ import pytest
 from raptr_jax.models.encoder_decoder import (
   EncoderDecoderConfig,
   EncoderDecoderLM,
-  RelativePositions,
 )
+from raptr_jax.models.relative_positions import RelativePositions
 from tests import families
 
 

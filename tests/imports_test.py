@@ -12,7 +12,7 @@ ORDER = [
   "contracts", "provenance", "schedule", "policies", "growth", "flops", "losses",
   "optim", "partitioning", "state", "models.layers", "models.masked_stack",
   "models.bert", "models.published_bert", "models.language_model",
-  "models.decoder", "models.encoder_decoder", "data", "train_step", "execution",
+  "models.decoder", "models.relative_positions", "models.encoder_decoder", "data", "train_step", "execution",
   "checkpoint", "metrics", "evaluate", "generate", "text_model", "infill",
   "experiment", "plan", "dry_run", "plots", "display", "report", "train",
   "downstream", "main", "theory.lemma", "theory.trained_gap", "theory.polynomial",

@@ -107,6 +107,7 @@ class DecoderBlock(nn.Module):
   config: DecoderConfig
 
   def setup(self):
+    """Parts by the names that their parameters have in a checkpoint."""
     config = self.config
     self.attention_norm = layers.RMSNorm(config.norm_epsilon)
     self.attention = layers.Attention(

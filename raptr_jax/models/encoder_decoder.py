@@ -13,7 +13,6 @@ layer.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +26,7 @@ from raptr_jax.contracts import Draws, LayerPath, Params
 from raptr_jax.models import layers
 from raptr_jax.models.language_model import LanguageModel, check_loss
 from raptr_jax.models.masked_stack import MaskedStack, full_path
+from raptr_jax.models.relative_positions import RelativePositions
 
 START = 0  # The decoder's first input, as T5 has it: the id of padding.
 
@@ -115,6 +115,7 @@ class EncoderBlock(nn.Module):
   config: EncoderDecoderConfig
 
   def setup(self):
+    """Parts by the names that their parameters have in a checkpoint."""
     config = self.config
     self.attention_norm = config.norm()
     self.attention = config.attention()
@@ -149,6 +150,7 @@ class DecoderBlock(nn.Module):
   config: EncoderDecoderConfig
 
   def setup(self):
+    """Parts by the names that their parameters have in a checkpoint."""
     config = self.config
     self.attention_norm = config.norm()
     self.attention = config.attention()
@@ -219,55 +221,6 @@ class DecoderBlock(nn.Module):
     branches = branches + self.dropout(crossed, off)
     changed = self.mlp(self.mlp_norm(x + branches), off)
     return x + scale * (branches + self.dropout(changed, off))
-
-
-class RelativePositions(nn.Module):
-  """A bias for each head and bucket of distances (arXiv 1910.10683, 2.1).
-
-  Attributes:
-    num_heads: H.
-    num_buckets: half of them for exact distances, the others wider and wider.
-    max_distance: from which on all distances share a bucket.
-    bidirectional: whether half of the buckets are for later tokens; if not,
-      later tokens share bucket 0.
-    stddev: of the initial biases.
-  """
-
-  num_heads: int
-  num_buckets: int
-  max_distance: int
-  bidirectional: bool
-  stddev: float
-
-  @nn.compact
-  def __call__(
-    self, queries: Int[Array, "T"], keys: Int[Array, "S"]
-  ) -> Float[Array, "1 H T S"]:
-    """Biases of queries and keys at these positions of a row."""
-    init = layers.with_axes(
-      nn.initializers.normal(self.stddev), ("heads", "bucket")
-    )
-    shape = (self.num_heads, self.num_buckets)
-    table = self.param("embedding", init, shape, jnp.float32)
-    return table[:, self.bucket(keys[None, :] - queries[:, None])][None]
-
-  def bucket(self, offset: Int[Array, "..."]) -> Int[Array, "..."]:
-    """Bucket of a key that stands `offset` tokens after the query."""
-    buckets = self.num_buckets
-    if self.bidirectional:
-      buckets //= 2
-      later = jnp.where(offset > 0, buckets, 0)
-      distance = jnp.abs(offset)
-    else:
-      later = jnp.zeros_like(offset)
-      distance = jnp.maximum(-offset, 0)
-    exact = buckets // 2
-    # From `exact` to `max_distance`, evenly on a logarithmic scale.
-    ratio = jnp.log(jnp.maximum(distance, 1) / exact)
-    ratio = ratio / math.log(self.max_distance / exact)
-    wide = exact + (ratio * (buckets - exact)).astype(jnp.int32)
-    wide = jnp.minimum(wide, buckets - 1)
-    return later + jnp.where(distance < exact, distance, wide)
 
 
 class EncoderDecoder(nn.Module):

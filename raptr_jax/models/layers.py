@@ -215,6 +215,7 @@ class Attention(nn.Module):
   rotary_base: float | None = None
 
   def setup(self):
+    """Parts by the names that their parameters have in a checkpoint."""
     # Shared heads may be fewer than the devices that heads are spread over.
     shared = self.num_kv_heads < self.num_heads
     kv_heads = "kv_heads" if shared else "heads"
