@@ -27,6 +27,7 @@ setup(
   install_requires=[
     "absl-py",
     "array-record",
+    "filelock",
     "flax",
     "gin-config",
     "grain",
@@ -59,7 +60,7 @@ setup(
   entry_points={
     "console_scripts": [
       "raptr-train = raptr_jax.main:main",
-      "raptr-prepare = tasks.prepare:main",
+      "raptr-prepare = raptr_jax.main:prepare_main",
     ]
   },
 )

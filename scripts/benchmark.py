@@ -1,16 +1,17 @@
-"""Time and memory of a whole training step, by path length and execution.
+"""Time and memory of a training step, by path length and execution.
 
   python scripts/benchmark.py --path_lengths 3 6 12
 
-For each path length k three programs take turns, so that whatever else the
-machine does hits them alike: a dense model that really has only k layers (the
-ideal), and the full model's path of k layers under `gather` and under `cond`.
-Reported are medians, ratios to the dense model of k layers, and the temporary
-memory that XLA's analysis of the compiled step states.
+For each path length k three programs take turns, so that other load on the
+machine affects them equally: a dense model that has only k layers (the ideal),
+and the full model's path of k layers under `gather` and under `cond`. The table
+has median times, their ratios to the dense model of k layers, and temporary
+memory according to XLA's analysis of the compiled step.
 """
 
 import argparse
 import functools
+import math
 import statistics
 import time
 
@@ -18,15 +19,16 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from raptr_jax import optim
-from raptr_jax.execution import as_executed
+from raptr_jax.contracts import LayerDraw
+from raptr_jax.methods.draws import as_executed
 from raptr_jax.models.bert import BertConfig, BertMaskedLM
-from raptr_jax.state import init_state
-from raptr_jax.train_step import train_step
+from raptr_jax.training import optim
+from raptr_jax.training.state import init_state
+from raptr_jax.training.train_step import train_step
 
 
 def parse_args() -> argparse.Namespace:
-  """Sizes of the model and the batch, and what to compare."""
+  """The sizes of the model and the batch, and what to compare."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawTextHelpFormatter
   )
@@ -44,7 +46,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def random_batch(args: argparse.Namespace) -> dict[str, np.ndarray]:
-  """A batch of the shapes of masked language modelling."""
+  """A batch for masked language modelling."""
   rng = np.random.default_rng(0)
   shape = (args.batch, args.length)
   targets = (args.batch, -(-args.length * 3 // 20))
@@ -60,9 +62,16 @@ def random_batch(args: argparse.Namespace) -> dict[str, np.ndarray]:
 
 
 class Program:
-  """A compiled training step of a model of `num_layers`, on one path."""
+  """A compiled training step on one path, and its times."""
 
-  def __init__(self, args, num_layers: int, kept: int, execution: str):
+  def __init__(
+    self,
+    args: argparse.Namespace,
+    num_layers: int,
+    *,
+    path_length: int,
+    execution: str,
+  ):
     model = BertMaskedLM(
       BertConfig(
         vocab_size=args.vocabulary,
@@ -82,10 +91,11 @@ class Program:
       optimizer=optimizer,
       dropout_key=jax.random.key(0),
     )
-    # Evenly spread, with the first and the last layer, as RaPTr's paths are.
-    indices = np.rint(np.linspace(0, num_layers - 1, kept)).astype(int)
-    mask = np.isin(np.arange(num_layers), indices)
-    draws = {"stack": as_executed(mask, mask.astype(np.float32), execution)}
+    # Evenly spread, including the first and last layers like RaPTr's paths.
+    kept = np.rint(np.linspace(0, num_layers - 1, path_length)).astype(int)
+    mask = np.isin(np.arange(num_layers), kept)
+    draw = LayerDraw(mask, mask.astype(np.float32))
+    draws = as_executed({"stack": draw}, execution)
     self._inputs = jax.device_put((random_batch(args), draws))
     init = functools.partial(init_state, model=model, optimizer=optimizer)
     self._state = jax.jit(lambda key: nn.unbox(init(key)))(jax.random.key(0))
@@ -95,11 +105,11 @@ class Program:
       .compile()
     )
     memory = self._step.memory_analysis()
-    self.temporary_mb = memory.temp_size_in_bytes / 1e6
+    self.temporary_mb = memory.temp_size_in_bytes / 1e6 if memory else math.nan
     self.seconds: list[float] = []
 
   def run(self) -> None:
-    """Takes a step, and its time."""
+    """Runs and times one step."""
     began = time.perf_counter()
     self._state, metrics = self._step(self._state, *self._inputs)
     jax.block_until_ready((self._state, metrics))
@@ -107,17 +117,20 @@ class Program:
 
 
 def main() -> None:
-  """Prints a table of all path lengths and programs."""
+  """Prints a table with a line per path length and program."""
   args = parse_args()
   device = jax.devices()[0].device_kind
   print(f"jax {jax.__version__} on {device}, {vars(args)}\n")
   print("| k | program | ms, median | over dense-k | temporary MB |")
   print("|---|---|---|---|---|")
-  for kept in args.path_lengths:
+  for length in args.path_lengths:
     programs = {
-      "dense-k": Program(args, kept, kept, "gather"),
-      "gather": Program(args, args.layers, kept, "gather"),
-      "cond": Program(args, args.layers, kept, "cond"),
+      name: Program(args, layers, path_length=length, execution=execution)
+      for name, layers, execution in (
+        ("dense-k", length, "gather"),
+        ("gather", args.layers, "gather"),
+        ("cond", args.layers, "cond"),
+      )
     }
     for number in range(args.rounds + 2):
       for program in programs.values():
@@ -128,7 +141,7 @@ def main() -> None:
     for name, program in programs.items():
       median = statistics.median(program.seconds)
       print(
-        f"| {kept} | {name} | {median * 1e3:.1f} | {median / ideal:.2f}x |"
+        f"| {length} | {name} | {median * 1e3:.1f} | {median / ideal:.2f}x |"
         f" {program.temporary_mb:.0f} |"
       )
 

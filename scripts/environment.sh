@@ -1,6 +1,6 @@
-# Sourced by the other scripts: make_environment EXTRAS makes .venv at the root
-# of the checkout, with the package and the versions of constraints.txt.
-# PYTHON names the interpreter; by default the first here that is new enough.
+# Sourced by the other scripts. make_environment EXTRAS makes .venv at the root of
+# the checkout and installs the package with the versions of constraints.txt.
+# PYTHON sets the interpreter; the default is the first one that is new enough.
 
 find_python() {
   local candidate
@@ -23,7 +23,7 @@ make_environment() {
   fi
   if [ ! -x .venv/bin/python ]; then
     python=$(find_python)
-    echo "making .venv with $("$python" --version)"
+    echo "creating .venv with $("$python" --version)"
     "$python" -m venv .venv
   fi
   echo "installing raptr_jax${extras:+[$extras]}, which takes a minute or two"

@@ -1,6 +1,10 @@
-"""Prepares the records of a task; see tasks/prepare.py."""
+"""Prepares the records of a task; see `raptr_jax.main.prepare_main`."""
 
-from tasks.prepare import main
+import sys
+
+from raptr_jax.main import prepare_main
 
 if __name__ == "__main__":
-  main()
+  # Gin files may import modules of the current folder, as with `python -m`.
+  sys.path.append("")
+  prepare_main()

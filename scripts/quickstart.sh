@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# From nothing to a BERT that RaPTr has pretrained: makes .venv, prepares the
-# King James Bible, and trains for three to four minutes on two CPU cores. Run
-# again, it goes on where it stopped, or says that it is complete. Further
-# arguments go to the training program, such as --gin.RANDOM_SEED=1.
+# Pretrains a small BERT with RaPTr: makes .venv, prepares the King James Bible,
+# and trains for three to four minutes on two CPU cores. Run it again to resume
+# after an interruption. Arguments are passed to both programs, such as
+# --gin.RANDOM_SEED=1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh

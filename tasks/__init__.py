@@ -1,6 +1,5 @@
 """What models are trained on: sources of text, vocabularies, objectives.
 
-Everything here is plain Python and NumPy. Neither jax nor `raptr_jax` is
-imported, and TensorFlow, seqio and their kin only inside the functions that
-need them.
+Plain Python and NumPy: nothing here imports jax or `raptr_jax`, and only the
+functions that need TensorFlow, seqio or tokenizers import them.
 """

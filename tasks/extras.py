@@ -1,4 +1,4 @@
-"""The optional packages of `raptr_jax[data]`, imported when they are needed."""
+"""The optional packages of `raptr_jax[data]`, imported on demand."""
 
 import importlib
 import os
@@ -6,16 +6,15 @@ from types import ModuleType
 
 
 def require(name: str) -> ModuleType:
-  """Imports a package of the optional extra, or says how to install it.
+  """Imports an optional package, or says how to install it.
 
   Args:
     name: `seqio`, `tensorflow`, `tensorflow_datasets` or `tokenizers`.
 
   Raises:
-    ModuleNotFoundError: the package is not installed; the message names the
-      extra that brings it.
+    ModuleNotFoundError: it is not installed; the message names the extra.
   """
-  # Start-up notes of TensorFlow's C++ side; an explicit choice wins.
+  # Quietens TensorFlow's C++ start-up, unless the user has set a level.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   try:
     module = importlib.import_module(name)
@@ -23,7 +22,7 @@ def require(name: str) -> ModuleType:
       _leave_gpu_alone()
   except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-      f"{name} is needed here and {error.name} is not installed: "
+      f"{name} is needed here, but {error.name} is not installed: "
       "pip install 'raptr_jax[data]'",
       name=error.name,
     ) from error
@@ -31,7 +30,7 @@ def require(name: str) -> ModuleType:
 
 
 def _leave_gpu_alone() -> None:
-  """Hides GPUs from TensorFlow: it would claim the memory JAX trains in."""
+  """Hides GPUs from TensorFlow, which would claim the memory JAX needs."""
   import tensorflow as tf
 
   tf.config.set_visible_devices([], "GPU")

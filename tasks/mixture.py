@@ -1,4 +1,4 @@
-"""A mixture of tasks: the same objective on texts of several sources."""
+"""A mixture of tasks: one objective on text from several sources."""
 
 import dataclasses
 import itertools
@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 
 from tasks import extras
-from tasks.task import Objective, TextTask
-from tasks.vocabulary import Vocabulary
+from tasks.objectives.objective import Objective
+from tasks.task import TextTask
+from tasks.text.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mixture:
-  """Tasks, and how much of each: in rows, whose lengths are all alike.
+  """Tasks and their shares, counted in rows of one length.
 
   Attributes:
-    name: name of the mixture with seqio.
-    tasks: its parts, with one objective and one given vocabulary.
-    rates: share of each in the rows, in proportion.
+    name: name of the mixture, also in seqio.
+    tasks: the parts, which share one objective and one given vocabulary.
+    rates: relative share of each part.
   """
 
   name: str
@@ -29,7 +30,7 @@ class Mixture:
   def __post_init__(self):
     if not self.tasks or len(self.rates) != len(self.tasks):
       raise ValueError(
-        f"MIXTURE_RATES={tuple(self.rates)} must be one number for each of "
+        f"MIXTURE_RATES={tuple(self.rates)} must have one number for each of "
         f"{[task.name for task in self.tasks]}: set --gin.MIXTURE_RATES"
       )
     if min(self.rates) <= 0:
@@ -40,8 +41,8 @@ class Mixture:
     names = [task.name for task in self.tasks]
     if len(set(names)) < len(names):
       raise ValueError(
-        f"the tasks of the mixture {self.name} are called {names}: each needs "
-        "a name of its own, see --gin.tasks.task.TextTask.name"
+        f"the tasks of the mixture {self.name} are named {names}, expected "
+        "different names: set task.TextTask.name in each task's gin scope"
       )
     first, *others = self.tasks
     for field in (
@@ -53,41 +54,41 @@ class Mixture:
         if value != expected:
           raise ValueError(
             f"the mixture {self.name} has {field}={expected!r} in "
-            f"{first.name} and {value!r} in {task.name}: expected the same, "
-            f"see --gin.tasks.task.TextTask.{field}"
+            f"{first.name} but {value!r} in {task.name}, expected the same: "
+            f"set --gin.task.TextTask.{field}"
           )
     if first.vocabulary_path is None:
       raise ValueError(
-        f"VOCABULARY_PATH=None: the parts of the mixture {self.name} cannot "
-        "each train a vocabulary: set --gin.VOCABULARY_PATH"
+        f"VOCABULARY_PATH=None, but the mixture {self.name} needs a given "
+        "vocabulary, which all parts share: set --gin.VOCABULARY_PATH"
       )
 
   @property
   def objective(self) -> Objective:
-    """What the parts have in common: what is learnt from them."""
+    """The objective that the parts share."""
     return self.tasks[0].objective
 
   def vocabulary(self, data_dir: str) -> Vocabulary:
-    """The vocabulary of the parts, see `TextTask.vocabulary`."""
+    """The vocabulary that the parts share."""
     return self.tasks[0].vocabulary(data_dir)
 
   def documents(self, split: str) -> Iterator[str]:
-    """Documents of a split, one of each part in turn, while all have some."""
+    """Documents of each part in turn, until one part runs out."""
     return itertools.chain.from_iterable(
       zip(*(task.documents(split) for task in self.tasks))
     )
 
   def shares(self, batch_size: int, multiple: int = 1) -> tuple[int, ...]:
-    """Rows of each part in every batch, at least one.
+    """Rows of each part in every batch; at least one.
 
-    The rates' shares by largest remainder; ties go to the first.
+    Shares follow the rates by largest remainder; ties go to the first part.
 
     Args:
-      batch_size: rows of a batch.
-      multiple: each share is a multiple of it, such as the number of hosts.
+      batch_size: rows in a batch.
+      multiple: shares are multiples of this, such as the number of hosts.
 
     Raises:
-      ValueError: `batch_size` is no multiple of it, or too small.
+      ValueError: `batch_size` is not a multiple of `multiple`, or too small.
     """
     units, rest = divmod(batch_size, multiple)
     if rest or units < len(self.rates):
@@ -100,20 +101,22 @@ class Mixture:
     shares = np.maximum(np.floor(exact), 1).astype(int)
     while shares.sum() < units:
       shares[np.argmax(exact - shares)] += 1
-    while shares.sum() > units:  # Small parts have been given a whole row.
+    while shares.sum() > units:  # Small parts were rounded up to 1.
       excess = np.where(shares > 1, shares - exact, -np.inf)
       shares[np.argmax(excess)] -= 1
     return tuple(int(share) * multiple for share in shares)
 
   def seqio_mixture(self, vocabulary: Vocabulary) -> Any:
-    """Registers the parts and the mixture with seqio, and returns it.
+    """Registers the parts and the mixture with seqio; replaces earlier ones.
 
-    seqio draws rows by the rates, as `TextTask.seqio_task` gives them; it is
-    for other programs: batches of fixed shares are `MixtureDataset`'s.
-    Registering again replaces the mixture.
+    This is for other programs: seqio draws rows at random by the rates, while
+    the batches of `MixtureDataset` have fixed shares.
 
     Args:
-      vocabulary: that of the parts.
+      vocabulary: the parts' vocabulary.
+
+    Returns:
+      The seqio.Mixture.
     """
     seqio = extras.require("seqio")
     if self.name in seqio.MixtureRegistry.names():

@@ -1,48 +1,19 @@
-"""A task: where its text comes from, how it is tokenised, what is learnt."""
+"""A task: a source of text, how it is tokenised, and what is learned."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
-import numpy as np
+from tasks import extras
+from tasks.objectives.objective import Objective
+from tasks.objectives.packing import Row, pack
+from tasks.text import vocabularies
+from tasks.text.sources import Source
+from tasks.text.vocabulary import Vocabulary
 
-from tasks import extras, records, vocabularies
-from tasks.packing import Framing, Row, pack
-from tasks.sources import Source
-from tasks.vocabulary import Vocabulary
-
-Corruption: TypeAlias = Callable[
-  [Row, np.random.Generator], dict[str, np.ndarray]
-]
-
-
-class Objective(Protocol):
-  """What a model learns from a row: how rows are made and corrupted."""
-
-  @property
-  def kinds(self) -> tuple[str, ...]:
-    """Names of what feature `kind` counts from 0; empty if there is none."""
-
-  def extra_pieces(self, feature_lengths: Mapping[str, int]) -> tuple[str, ...]:
-    """Pieces that a vocabulary trained for it ends with, by ascending id."""
-
-  def framing(self, vocabulary: Vocabulary) -> Framing:
-    """What stands around the pieces of a row."""
-
-  def row_length(self, feature_lengths: Mapping[str, int]) -> int:
-    """Most tokens in a row, for these lengths of a batch's features."""
-
-  def features(
-    self, feature_lengths: Mapping[str, int]
-  ) -> dict[str, tuple[int, type]]:
-    """Length and type of each feature of an example."""
-
-  def corruption(
-    self, vocabulary: Vocabulary, feature_lengths: Mapping[str, int]
-  ) -> Corruption:
-    """The function from a row and a generator to an example."""
+ROWS_VERSION = 1  # Raise it when the same text no longer gives the same rows.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,15 +21,15 @@ class TextTask:
   """An objective on the text of a source.
 
   Attributes:
-    name: name of the task, of its folder and of its seqio task.
-    source: where the documents come from.
-    objective: what is learnt from them.
+    name: name of the task, its folder and its seqio task.
+    source: where documents come from.
+    objective: what a model learns from them.
     vocabulary_size: V, the number of token ids.
     vocabulary_path: a SentencePiece `.model` or a BERT `vocab.txt`; None
       trains a SentencePiece vocabulary on the source.
-    extra_ids: sentinels appended to a given SentencePiece model, as T5's 100;
-      they count in `vocabulary_size`.
-    lower_case: whether a `vocab.txt` goes with lowered text.
+    extra_ids: number of sentinels to append to a given SentencePiece model
+      (T5 appends 100); they count towards `vocabulary_size`.
+    lower_case: whether a `vocab.txt` expects lower-cased text.
   """
 
   name: str
@@ -72,38 +43,37 @@ class TextTask:
   def __post_init__(self):
     if self.extra_ids < 0 or (self.extra_ids and not self.vocabulary_path):
       raise ValueError(
-        f"VOCABULARY_EXTRA_IDS={self.extra_ids} must be the number of "
-        "sentinels that a given vocabulary lacks, and 0 for one that is "
-        "trained: set --gin.VOCABULARY_EXTRA_IDS or --gin.VOCABULARY_PATH"
+        f"extra_ids={self.extra_ids} must be the number of sentinels to append "
+        f"to VOCABULARY_PATH={self.vocabulary_path!r}, and 0 if that is None: "
+        "set --gin.task.TextTask.extra_ids or --gin.VOCABULARY_PATH"
       )
 
   def documents(self, split: str) -> Iterator[str]:
-    """The documents of a split."""
     return self.source.documents(split)
 
   def vocabulary(self, data_dir: str) -> Vocabulary:
-    """The given vocabulary, or else the one that is prepared.
+    """The given vocabulary, else the prepared one.
 
     Args:
       data_dir: folder of all prepared tasks.
 
     Raises:
-      FileNotFoundError: there is neither.
+      FileNotFoundError: neither exists.
       ValueError: its size is not `vocabulary_size`.
     """
     folder = Path(data_dir).expanduser() / self.name
     given = self.vocabulary_path
-    # Records may have moved to a machine that has only their own copy.
+    # The machine may have only the copy that was prepared with the records.
     gone = given and not Path(given).expanduser().is_file()
     if not given or (gone and (folder / self.vocabulary_file).is_file()):
       return self.prepared_vocabulary(folder)
     return self._open_vocabulary(given)
 
   def prepared_vocabulary(self, folder: Path) -> Vocabulary:
-    """The vocabulary in the task's own folder.
+    """The vocabulary in the task's folder.
 
     Raises:
-      FileNotFoundError: it is not there.
+      FileNotFoundError: it does not exist.
       ValueError: its size is not `vocabulary_size`.
     """
     path = folder / self.vocabulary_file
@@ -115,10 +85,10 @@ class TextTask:
     return self._open_vocabulary(path)
 
   def given_vocabulary(self) -> Vocabulary | None:
-    """The vocabulary of `vocabulary_path`; None if it is to be trained.
+    """The vocabulary at `vocabulary_path`; None if one is to be trained.
 
     Raises:
-      FileNotFoundError: it is not there.
+      FileNotFoundError: it does not exist.
       ValueError: its size is not `vocabulary_size`.
     """
     if self.vocabulary_path is None:
@@ -139,13 +109,13 @@ class TextTask:
 
   @property
   def vocabulary_file(self) -> str:
-    """Name of the vocabulary in the task's folder."""
+    """File name of the vocabulary in the task's folder."""
     return "vocabulary" + Path(self.vocabulary_path or "trained.model").suffix
 
   def settings(self, feature_lengths: Mapping[str, int]) -> dict[str, Any]:
-    """What prepared rows depend on, as JSON can hold it."""
+    """Everything that prepared rows depend on, as JSON values."""
     settings: dict[str, Any] = {
-      "version": records.VERSION,
+      "version": ROWS_VERSION,
       "task": self.name,
       "source": self.source.description(),
       "objective": type(self.objective).__name__,
@@ -157,14 +127,14 @@ class TextTask:
     }
     row_length = self.objective.row_length(feature_lengths)
     if row_length != sum(feature_lengths.values()):
-      settings["row_length"] = row_length  # The lengths do not say it.
+      settings["row_length"] = row_length  # The lengths do not imply it.
     if self.extra_ids:
       settings["extra_ids"] = self.extra_ids
     fingerprint = self.source.fingerprint()
     if fingerprint:
       settings["source_files"] = fingerprint
     if self.vocabulary_path:
-      # Records may have moved to a machine that has only their own copy.
+      # The machine may have only the copy that was prepared with the records.
       del settings["given_vocabulary"]
       if Path(self.vocabulary_path).expanduser().is_file():
         given = vocabularies.open_vocabulary(self.vocabulary_path)
@@ -177,7 +147,7 @@ class TextTask:
     vocabulary: Vocabulary,
     feature_lengths: Mapping[str, int],
   ) -> Iterator[Row]:
-    """The rows of documents: encoded, cut and packed; without TensorFlow."""
+    """Encodes, cuts and packs documents; needs no TensorFlow."""
     return self._pack(
       map(vocabulary.encode, documents),
       vocabulary,
@@ -185,15 +155,17 @@ class TextTask:
     )
 
   def seqio_task(self, vocabulary: Vocabulary) -> Any:
-    """Registers this task with seqio, under its name, and returns it.
+    """Registers this task with seqio under its name; replaces an earlier one.
 
-    An example is a row: `inputs` int32[n], `segment_lengths` int32[s] and
-    `index` int64, the number of the row in its split. The rows, unshuffled,
-    are those of `rows`, if the sequence length of `inputs` is that of a row.
-    Registering again replaces the task.
+    A seqio example is a row: `inputs` int32[n], `segment_lengths` int32[s] and
+    `index` int64, the row's number in its split. Unshuffled, these rows equal
+    those of `rows` if the sequence length of `inputs` is the row length.
 
     Args:
       vocabulary: this task's vocabulary.
+
+    Returns:
+      The seqio.Task.
     """
     seqio = extras.require("seqio")
     if self.name in seqio.TaskRegistry.names():
@@ -216,7 +188,7 @@ class TextTask:
 
   def _document_dataset(self, split: str, shuffle_files: bool) -> Any:
     """A tf.data.Dataset of {"inputs": text}, always in the source's order."""
-    del shuffle_files  # The order of training is that of `tasks.order`.
+    del shuffle_files  # tasks/prepared/order.py decides the training order.
     tf = extras.require("tensorflow")
     return tf.data.Dataset.from_generator(
       lambda: ({"inputs": text} for text in self.source.documents(split)),

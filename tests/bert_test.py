@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import math
 
 import flax.linen as nn
@@ -41,8 +42,20 @@ def make_batch(seed=0, rows=2, length=12, vocab=50):
   }
 
 
-def make_params(config, seed=0):
-  return nn.unbox(BertMaskedLM(config).init(jax.random.key(seed)))
+@functools.cache
+def make_params(config):
+  init = jax.jit(BertMaskedLM(config).init)
+  return nn.unbox(init(jax.random.key(0)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def loss_fn(model, params, batch, draws, key):
+  return model.loss_fn(params, batch, draws, key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits_of(model, params, batch):
+  return model.module.apply({"params": params}, batch, full_path(3))
 
 
 def test_base_has_the_published_number_of_parameters():
@@ -161,7 +174,7 @@ def test_post_norm_is_the_original_bert_on_its_published_tensors():
 
   types = np.tile(np.arange(12) % 2, (2, 1)).astype(np.int32)
   batch = make_batch() | {"token_types": types}
-  logits = model.module.apply({"params": params}, batch, full_path(3))
+  logits = logits_of(model, params, batch)
   original = OriginalBert(tensors, config)
   expected = original.logits(batch, types)
   np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
@@ -169,7 +182,9 @@ def test_post_norm_is_the_original_bert_on_its_published_tensors():
   def pool(module, batch):
     return module.pool(module.encode(batch, full_path(3), None))
 
-  pooled = model.module.apply({"params": params}, batch, method=pool)
+  pooled = jax.jit(functools.partial(model.module.apply, method=pool))(
+    {"params": params}, batch
+  )
   first = original.hidden(batch, types)[:, 0]
   np.testing.assert_allclose(
     pooled, np.tanh(original.linear(first, "bert/pooler/dense")), atol=1e-5
@@ -191,9 +206,7 @@ def test_nothing_passes_between_packed_segments(norm):
   batch = make_batch()  # Targets are in the first segment, tokens 0 to 5.
 
   def logits(tokens):
-    return model.module.apply(
-      {"params": params}, batch | {"tokens": tokens}, full_path(3)
-    )
+    return logits_of(model, params, batch | {"tokens": tokens})
 
   other = batch["tokens"].copy()
   other[:, 6:] = 7
@@ -205,22 +218,22 @@ def test_nothing_passes_between_packed_segments(norm):
 
 def test_loss_counts_weighted_targets_alone():
   model, params, batch = BertMaskedLM(TINY), make_params(TINY), make_batch()
-  loss, metrics = model.loss_fn(params, batch, None, FULL)
+  loss, metrics = loss_fn(model, params, batch, FULL, None)
   assert metrics["weight"] == 4
   changed = batch | {"targets": batch["targets"].copy()}
   changed["targets"][:, 2] = 9  # Weight 0.
-  assert model.loss_fn(params, changed, None, FULL)[0] == loss
-  scores = model.score_batch(params, batch, FULL)
+  assert loss_fn(model, params, changed, FULL, None)[0] == loss
+  scores = jax.jit(model.score_batch)(params, batch, FULL)
   assert scores.shape == (2,)
   np.testing.assert_allclose(-scores.sum(), loss, rtol=1e-5)
 
 
 def test_microbatches_add_up():
   model, params, batch = BertMaskedLM(TINY), make_params(TINY), make_batch()
-  whole = model.loss_fn(params, batch, None, FULL)[1]
+  whole = loss_fn(model, params, batch, FULL, None)[1]
   parts = [
-    model.loss_fn(
-      params, {k: v[i : i + 1] for k, v in batch.items()}, None, FULL
+    loss_fn(
+      model, params, {k: v[i : i + 1] for k, v in batch.items()}, FULL, None
     )[1]
     for i in range(2)
   ]
@@ -233,7 +246,7 @@ def test_microbatches_add_up():
 def test_a_sequence_longer_than_the_positions_is_an_error():
   batch = make_batch(length=13)
   with pytest.raises(ValueError, match=r"13 tokens.*max_length = 12"):
-    BertMaskedLM(TINY).loss_fn(make_params(TINY), batch, None, FULL)
+    BertMaskedLM(TINY).loss_fn(make_params(TINY), batch, FULL, None)
 
 
 def test_dropout_needs_a_key_and_a_rate():
@@ -241,7 +254,7 @@ def test_dropout_needs_a_key_and_a_rate():
   params, batch = make_params(config), make_batch()
 
   def loss(config, key):
-    return BertMaskedLM(config).loss_fn(params, batch, key, FULL)[0]
+    return loss_fn(BertMaskedLM(config), params, batch, FULL, key)[0]
 
   key = jax.random.key(1)
   assert loss(config, None) == loss(TINY, key) == loss(TINY, None)
@@ -254,8 +267,8 @@ def test_bfloat16_computes_near_float32_from_float32_parameters():
   config = dataclasses.replace(TINY, dtype="bfloat16")
   params, batch = make_params(config), make_batch()
   assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(params))
-  wide = BertMaskedLM(TINY).loss_fn(params, batch, None, FULL)[0]
-  narrow = BertMaskedLM(config).loss_fn(params, batch, None, FULL)[0]
+  wide = loss_fn(BertMaskedLM(TINY), params, batch, FULL, None)[0]
+  narrow = loss_fn(BertMaskedLM(config), params, batch, FULL, None)[0]
   assert narrow.dtype == jnp.float32
   np.testing.assert_allclose(narrow, wide, rtol=2e-2)
   assert narrow != wide

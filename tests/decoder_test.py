@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from raptr_jax.models.decoder import DecoderConfig, DecoderLM
+from raptr_jax.models.decoder import DecoderConfig
+from raptr_jax.models.decoder_lm import DecoderLM
+from raptr_jax.models.masked_stack import full_paths
 from tests import families
 
 BILLION = DecoderConfig(32_128, 24, 2048, 16, 7680)
@@ -73,7 +75,7 @@ def test_it_is_its_formulas_over_any_path():
 def test_a_tied_causal_one_is_its_formulas():
   model = families.make_model("decoder", **CAUSAL)
   params, batch = families.random_params(model), families.make_batch(model)
-  paths = families.full_paths(model)
+  paths = full_paths(model.stacks)
   expected = jax.jit(reference, static_argnums=3)(
     params, batch, paths, model.config
   )
@@ -89,7 +91,7 @@ def test_inputs_are_read_in_both_directions_if_they_are_a_prefix(variant):
 
   def logits(batch):
     return families.logits(
-      model, families.random_params(model), batch, families.full_paths(model)
+      model, families.random_params(model), batch, full_paths(model.stacks)
     )
 
   changed = (logits(batch) != logits(other)).any(-1)
@@ -128,7 +130,7 @@ def test_shared_heads_are_repeated_ones():
     ),
     params,
   )
-  paths = families.full_paths(shared)
+  paths = full_paths(shared.stacks)
   batch = families.make_batch(shared)
   np.testing.assert_allclose(
     families.logits(shared, params, batch, paths),

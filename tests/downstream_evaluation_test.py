@@ -7,11 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from raptr_jax import downstream, main, plan, policies
-from raptr_jax.downstream import Evaluation, answer, num_texts
-from raptr_jax.growth import GrowthPlan
-from raptr_jax.schedule import stage_schedule
-from tasks import prepare
+from raptr_jax import main
+from raptr_jax.inference import prompting
+from raptr_jax.inference.evaluation import Evaluation
+from raptr_jax.inference.prompting import answer, num_texts
+from raptr_jax.methods import policies
+from raptr_jax.methods.growth import GrowthPlan
+from raptr_jax.methods.schedule import stage_schedule
+from raptr_jax.training import setup
 from tasks.downstream.registry import TASKS
 from tasks.downstream.task import RankTask
 from tests.downstream_test import CHOSEN, FIXTURES, PREDICTED, WRITTEN
@@ -51,7 +54,7 @@ def run(tmp_path_factory):
     "--gin_file=methods/dense.gin",
     *(f"--gin.{name}={value}" for name, value in overrides.items()),
   ]
-  prepare.main(argv)
+  main.prepare_main(argv)
   main.main(argv)
   return folder / "run"
 
@@ -60,8 +63,8 @@ def evaluate(run, **overrides):
   """What results.json holds after the documented command."""
   overrides = {
     "DOWNSTREAM_DIR": f"'{FIXTURES}'",
-    "downstream.Evaluation.batch_size": "8",
-    "downstream.Evaluation.max_prompt_tokens": "40",
+    "evaluation.Evaluation.batch_size": "8",
+    "evaluation.Evaluation.max_prompt_tokens": "40",
     **overrides,
   }
   flags = [f"--gin.{name}={value}" for name, value in overrides.items()]
@@ -92,7 +95,9 @@ def test_all_tasks_of_a_trained_run(run, capsys):
   summary = json.loads((run / "summary.json").read_text())
   held_out = found["held_out"]
   assert held_out["loss"] == pytest.approx(summary["final_eval_loss"])
-  assert held_out["loss_by_kind"] == pytest.approx(summary["loss_by_kind"])
+  assert held_out["loss_by_example_kind"] == pytest.approx(
+    summary["loss_by_example_kind"]
+  )
   assert list(held_out["loss_by_path_length"]) == ["1", "2"]
   lines = (run / "metrics.jsonl").read_text().splitlines()
   by_length = {
@@ -139,7 +144,7 @@ def test_an_evaluation_that_is_stopped_leaves_what_it_has_found(
     calls.append(1)
     return answer(*args, **kwargs)
 
-  monkeypatch.setattr(downstream, "answer", stop)
+  monkeypatch.setattr(prompting, "answer", stop)
   with pytest.raises(KeyboardInterrupt):
     # The first question is English: the official score leaves English out.
     evaluate(
@@ -165,7 +170,7 @@ def test_a_run_without_a_generator_is_evaluated_on_held_out_text(
   tmp_path, capsys
 ):
   experiment = make_experiment(tmp_path)
-  state = plan.fresh_state(experiment, plan.abstract_state(experiment))
+  state = setup.fresh_state(experiment, setup.abstract_state(experiment))
   with experiment.checkpointer.open(tmp_path) as checkpoints:
     checkpoints.save(state, 7, {})
   task = make_task(tmp_path)
@@ -173,7 +178,7 @@ def test_a_run_without_a_generator_is_evaluated_on_held_out_text(
   assert found["step"] == 7 and "downstream" not in found
   held_out = found["held_out"]
   assert held_out["loss"] == pytest.approx(math.log(VOCAB), rel=0.1)
-  assert held_out["loss_by_kind"] == {}
+  assert held_out["loss_by_example_kind"] == {}
   losses = held_out["loss_by_path_length"]
   assert list(losses) == ["2", "3", "4"]
   assert losses["4"] == pytest.approx(held_out["loss"]) != losses["2"]
@@ -187,7 +192,7 @@ def test_a_model_that_is_still_growing_is_not_evaluated(tmp_path):
     policy=policies.stacked(schedule=schedule),
     growth=GrowthPlan(schedule, new_layers="repeated"),
   )
-  state = plan.fresh_state(experiment, plan.abstract_state(experiment))
+  state = setup.fresh_state(experiment, setup.abstract_state(experiment))
   with experiment.checkpointer.open(tmp_path) as checkpoints:
     checkpoints.save(state, 6, {})
   task = make_task(tmp_path)
@@ -199,7 +204,7 @@ def test_a_model_that_is_still_growing_is_not_evaluated(tmp_path):
 @pytest.mark.parametrize(
   ("overrides", "message"),
   [
-    ({"DOWNSTREAM_TASKS": "('glue',)"}, "'glue' is none of the tasks"),
+    ({"DOWNSTREAM_TASKS": "('glue',)"}, "'glue' is not one of the tasks"),
     (
       {"DOWNSTREAM_TASKS": "('boolq')"},
       "--gin.DOWNSTREAM_TASKS=\"('boolq',)\"",
@@ -211,10 +216,10 @@ def test_a_model_that_is_still_growing_is_not_evaluated(tmp_path):
     ),
     (
       {"DOWNSTREAM_TASKS": "('squad_v2',)", "DOWNSTREAM_SHOTS": "(0, 9)"},
-      "squad_v2 has 2 examples to show",
+      "squad_v2 has 2 examples to draw from",
     ),
     (
-      {"downstream.Evaluation.batch_size": "12"},
+      {"evaluation.Evaluation.batch_size": "12"},
       "Evaluation.batch_size = 12, expected a multiple of the 8",
     ),
     (
@@ -233,16 +238,14 @@ def test_mistakes_get_one_clear_error(
 
 
 def test_a_masked_language_model_does_not_answer():
-  with pytest.raises(
-    SystemExit, match=r"MaskedLM: set DOWNSTREAM_TASKS = \(\)"
-  ):
+  with pytest.raises(SystemExit, match=r"MaskedLM: set --gin.DOWNSTREAM_TASKS"):
     main.main(
       [
         "--gin_file=experiments/quickstart_bert_raptr.gin",
         EVALUATE,
         "--gin.MODEL_DIR='x'",
         "--gin.DOWNSTREAM_TASKS=('copa',)",
-        "--gin.downstream.Evaluation.batch_size=8",
+        "--gin.evaluation.Evaluation.batch_size=8",
       ]
     )
 

@@ -86,7 +86,7 @@ def test_both_sources_give_the_same_examples(name, prepare):
 def test_sets_that_are_not_prepared_are_named(tmp_path):
   with pytest.raises(FileNotFoundError, match=r"tfds build super_glue/rte"):
     TASKS["rte"].examples_from_tfds("train", str(tmp_path))
-  with pytest.raises(ValueError, match=r"'test' is none of"):
+  with pytest.raises(ValueError, match=r"'test' is not one of"):
     TASKS["rte"].examples_from_tfds("test", str(tmp_path))
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from raptr_jax.models.encoder_decoder import (
   EncoderDecoderConfig,
-  EncoderDecoderLM,
 )
+from raptr_jax.models.encoder_decoder_lm import EncoderDecoderLM
 from raptr_jax.models.relative_positions import RelativePositions
 from tests import families
 

@@ -7,21 +7,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from raptr_jax import losses
-from raptr_jax.execution import as_executed
-from raptr_jax.models.decoder import DecoderConfig, DecoderLM
+from raptr_jax.contracts import LayerDraw
+from raptr_jax.methods.draws import as_executed
+from raptr_jax.models import losses
+from raptr_jax.models.decoder import DecoderConfig
+from raptr_jax.models.decoder_lm import DecoderLM
 from raptr_jax.models.encoder_decoder import (
   EncoderDecoderConfig,
-  EncoderDecoderLM,
 )
-from raptr_jax.models.masked_stack import full_path
-from tasks import forms
+from raptr_jax.models.encoder_decoder_lm import EncoderDecoderLM
+from raptr_jax.models.masked_stack import full_paths
+from tasks.objectives import layouts
 
 FAMILIES = ("decoder", "encoder_decoder")
 VOCAB, EOS = 20, 1
 PAIRS = (
-  forms.Pair(np.array([3, 4, 5]), np.array([6, 7, EOS])),
-  forms.Pair(np.array([8, 9]), np.array([10, 11, EOS])),
+  layouts.Pair(np.array([3, 4, 5]), np.array([6, 7, EOS])),
+  layouts.Pair(np.array([8, 9]), np.array([10, 11, EOS])),
 )
 # Both pairs and one place of padding.
 LENGTHS = {"tokens": 10, "inputs": 8, "targets": 7}
@@ -65,13 +67,11 @@ def random_params(model):
 def make_batch(model, rows=(PAIRS, PAIRS[::-1]), lengths=LENGTHS):
   """A batch whose rows hold these pairs."""
   encoder = "encoder" in model.stacks
-  form = forms.EncoderDecoder() if encoder else forms.Decoder()
-  joined = [form.join(row, lengths, pad_id=0, eos_id=EOS) for row in rows]
+  layout = (
+    layouts.EncoderDecoderLayout() if encoder else layouts.DecoderLayout()
+  )
+  joined = [layout.join(row, lengths, pad_id=0, eos_id=EOS) for row in rows]
   return {name: np.stack([row[name] for row in joined]) for name in joined[0]}
-
-
-def full_paths(model):
-  return {name: full_path(size) for name, size in model.stacks.items()}
 
 
 def random_draws(model, seed, execution):
@@ -81,19 +81,19 @@ def random_draws(model, seed, execution):
   for name, size in model.stacks.items():
     mask = rng.permutation(size) > 0
     scale = np.where(mask, rng.uniform(0.5, 2, size), 0).astype(np.float32)
-    draws[name] = as_executed(mask, scale, execution)
-  return draws
+    draws[name] = LayerDraw(mask, scale)
+  return as_executed(draws, execution)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def loss_fn(model, params, batch, key, draws):
-  return model.loss_fn(params, batch, key, draws)
+def loss_fn(model, params, batch, draws, key):
+  return model.loss_fn(params, batch, draws, key)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def loss_and_gradients(model, params, batch, draws):
   function = jax.value_and_grad(model.loss_fn, has_aux=True)
-  (loss, _), grads = function(params, batch, None, draws)
+  (loss, _), grads = function(params, batch, draws, None)
   return loss, grads
 
 
@@ -152,7 +152,7 @@ def reached(model, params, batch):
   @jax.jacrev
   def jacobian(table):
     swapped = params | {"token_embedding": {"embedding": table}}
-    row = logits(model, swapped, batch, full_paths(model))[0]
+    row = logits(model, swapped, batch, full_paths(model.stacks))[0]
     return losses.token_log_likelihood(row, batch["targets"][0])
 
   table = params["token_embedding"]["embedding"]
@@ -169,7 +169,7 @@ def product_flops(model, reference, batch):
   params = nn.unbox(jax.eval_shape(model.init, jax.random.key(0)))
 
   def loss(params, batch):
-    paths = full_paths(model)
+    paths = full_paths(model.stacks)
     return (reference(params, batch, paths, model.config) ** 2).sum()
 
   lowered = jax.jit(jax.grad(loss)).lower(params, batch)

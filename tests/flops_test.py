@@ -3,9 +3,9 @@ import jax
 import numpy as np
 import pytest
 
-from raptr_jax import flops
+from raptr_jax.models import flops
+from raptr_jax.models.attention import segment_bias
 from raptr_jax.models.bert import BertConfig, BertMaskedLM
-from raptr_jax.models.layers import segment_bias
 from tests.toy import ToyDataset
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from raptr_jax.contracts import LayerPath
-from raptr_jax.generate import Decoding, generate
-from tasks import forms
+from raptr_jax.inference.decoding import Decoding
+from raptr_jax.inference.generate import generate
+from tasks.objectives import layouts
 from tests import families
 from tests.families import EOS
 
@@ -266,7 +267,7 @@ def test_a_text_without_end_counts_if_none_has_one():
     )
 
 
-# Prompts end as the inputs of `forms.EncoderDecoder` do, which adds the end.
+# Prompts end as the inputs of `EncoderDecoderLayout` do, which adds the end.
 PROMPTS = np.array([[5, 7, 9, 4, 1], [6, 1, 0, 0, 0], [3, 8, 2, 1, 0]])
 LENGTHS = np.array([5, 2, 4])
 ROOM = 4
@@ -277,7 +278,7 @@ def teacher_batch(model, texts):
   prompts = [row[:size] for row, size in zip(PROMPTS, LENGTHS)]
   if "encoder" in model.stacks:
     prompts = [row[:-1] for row in prompts]
-  rows = [[forms.Pair(*pair)] for pair in zip(prompts, texts)]
+  rows = [[layouts.Pair(*pair)] for pair in zip(prompts, texts)]
   lengths = {"tokens": 9, "inputs": 5, "targets": ROOM}
   return families.make_batch(model, rows, lengths)
 

@@ -9,15 +9,18 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from raptr_jax import experiment, main
-from raptr_jax.data import PreparedDataset, StreamingDataset
-from raptr_jax.train import train
+from raptr_jax import main
+from raptr_jax.data.prepared import PreparedDataset
+from raptr_jax.data.streaming import StreamingDataset
+from raptr_jax.training import experiment
+from raptr_jax.training.loop import train
 from tests.toy import SpecDataset, ToyDataset
 
 GIN = main.gin_folder()
 LEAVES = sorted(p.name for p in GIN.glob("experiments/*.gin"))
 # What a user of the leaf gives, and what makes it small: sizes alone, so that
-# all other parts are those of the leaf.
+# all other parts are those of the leaf. But where there are many programs to
+# compile, EXECUTION is "cond", which has one: the leaves with BERT have "gather".
 SMALL = {
   "TRAIN_STEPS": "4",
   "BATCH_SIZE": "8",
@@ -28,26 +31,25 @@ SMALL = {
   "VOCABULARY_PATH": "'vocab.txt'",
   "bert.BertConfig.embed_dim": "24",
 }
-# The same, for what trains by UL2.
-SMALL_UL2 = SMALL | {
-  "INFILLING": "None",
-  "EXECUTION": "'cond'",  # One program: the leaves with BERT have "gather".
-  "TRAIN_STEPS": "10",  # For the stages, each of which has one at least.
-  "LOGITS_CHUNK": "32",
-  **{
-    f"{config}.{name}": value
-    for config in (
-      "decoder.DecoderConfig",
-      "encoder_decoder.EncoderDecoderConfig",
-    )
-    for name, value in {
-      "embed_dim": "16",
-      "num_heads": "2",
-      "mlp_dim": "8",
-    }.items()
-  },
-}
-del SMALL_UL2["bert.BertConfig.embed_dim"]
+
+
+def small_ul2(name: str) -> dict[str, str]:
+  """The same, for the file of this name, of a model that trains by UL2."""
+  config = "decoder.DecoderConfig"
+  if "encdec" in name:
+    config = "encoder_decoder.EncoderDecoderConfig"
+  changes = {
+    "AT_END": "()",
+    "EXECUTION": "'cond'",
+    "TRAIN_STEPS": "10",  # For the stages, each of which has one at least.
+    "LOGITS_CHUNK": "32",
+    f"{config}.embed_dim": "16",
+    f"{config}.num_heads": "2",
+    f"{config}.mlp_dim": "8",
+  }
+  small = SMALL | changes
+  del small["bert.BertConfig.embed_dim"]
+  return small
 
 
 # Those that need nothing but what a scale says.
@@ -85,7 +87,7 @@ def test_there_are_leaves_and_gin_is_no_package():
 
 def build_at_scale(scale: str, method: str, **overrides: str):
   flags = {"MODEL_DIR": "'x'", **SCALES[scale], **overrides}
-  argv = [f"--gin_file=scales/{scale}", f"--gin_file=methods/{method}"]
+  argv = [f"--gin_file=tables/{scale}", f"--gin_file=methods/{method}"]
   main.configure(
     [*argv, *(f"--gin.{name}={value}" for name, value in flags.items())], ""
   )
@@ -93,14 +95,14 @@ def build_at_scale(scale: str, method: str, **overrides: str):
 
 
 def test_all_scales_are_listed():
-  assert set(SCALES) == {path.name for path in GIN.glob("scales/*.gin")}
+  assert set(SCALES) == {path.name for path in GIN.glob("tables/*.gin")}
 
 
 def mean_lengths(run):
   """Mean path length of each stack, over the whole run."""
   steps = jnp.arange(run.total_steps)
   return {
-    name: float(jax.vmap(policy.inclusion)(steps).sum(axis=1).mean())
+    name: float(jax.vmap(policy.keep_probabilities)(steps).sum(axis=1).mean())
     for name, policy in run.policies.items()
   }
 
@@ -127,7 +129,7 @@ def test_a_method_meets_the_flop_factor_at_every_scale(scale, method):
     factor = 1
     assert run.growth is None
   else:
-    assert run.solved
+    assert run.solved_for
   expected = {name: n / factor for name, n in run.model.stacks.items()}
   assert mean_lengths(run) == pytest.approx(expected, rel=1e-3)
 
@@ -144,7 +146,7 @@ def test_stacks_of_other_depths_meet_the_flop_factor():
   assert run.model.stacks == {"encoder": 4, "decoder": 6}
   expected = {"encoder": 4 / 1.2, "decoder": 6 / 1.2}
   assert mean_lengths(run) == pytest.approx(expected, rel=1e-3)
-  assert set(run.solved) == {
+  assert set(run.solved_for) == {
     "encoder, stage exponent",
     "decoder, stage exponent",
   }
@@ -185,23 +187,22 @@ def test_dense_controls_cost_what_the_methods_cost(scale):
   ],
 )
 def test_a_method_is_built_and_steps(scale, method, tmp_path):
-  small = SMALL
-  if scale.startswith("ul2"):
-    small = SMALL_UL2
+  small = small_ul2(scale) if scale.startswith("ul2") else SMALL
   small = small | {
     "TRAIN_STEPS": "8",
     "FULL_TRAIN_STEPS": "8",
     "MODEL_DIR": f"'{tmp_path}'",
     "REWARMUP_STEPS": "0",
+    "EXECUTION": "'cond'",
   }
   run = build_at_scale(scale, method, **small)
   summary = train_on_toy_data(run)
   assert summary["steps"] == 8
-  assert summary["solved"] == run.solved
+  assert summary["solved_for"] == run.solved_for
 
 
 def train_on_toy_data(run):
-  if run.train_dataset.kinds:  # UL2's: toy data have none.
+  if run.train_dataset.example_kinds:  # UL2's: toy data have none.
     data = [SpecDataset(run.train_dataset, 32, seed) for seed in (0, 1)]
   else:
     data = [ToyDataset(), ToyDataset(seed=1)]
@@ -218,7 +219,7 @@ def test_a_leaf_is_built_and_steps(leaf, tmp_path):
   if "ul2" in leaf:
     names = ("inputs", "targets") if "encdec" in leaf else ("tokens",)
     lengths = {"TASK_FEATURE_LENGTHS": str(dict.fromkeys(names, 16))}
-    small = SMALL_UL2 | lengths
+    small = small_ul2(leaf) | lengths
   if "1_6b" in leaf:
     small |= {"GITHUB_DIR": "'github'"}
   configure(leaf, MODEL_DIR=f"'{tmp_path}'", **small)
@@ -227,11 +228,11 @@ def test_a_leaf_is_built_and_steps(leaf, tmp_path):
   assert spec["tokens"].shape[0] == 8
   summary = train_on_toy_data(run)
   assert summary["steps"] == run.total_steps
-  kinds = set(run.train_dataset.kinds)
-  assert set(summary["loss_by_kind"]) <= kinds
-  assert bool(summary["loss_by_kind"]) == bool(kinds)
-  rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
-  assert all(json.loads(row)["loss"] > 0 for row in rows)
+  kinds = set(run.train_dataset.example_kinds)
+  assert set(summary["loss_by_example_kind"]) <= kinds
+  assert bool(summary["loss_by_example_kind"]) == bool(kinds)
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  assert all(json.loads(line)["loss"] > 0 for line in lines)
 
 
 @pytest.mark.parametrize("leaf", LEAVES)
@@ -317,7 +318,7 @@ def test_every_learning_rate_can_be_selected(schedule):
   configure(
     "quickstart_bert_raptr.gin",
     MODEL_DIR="'x'",
-    LEARNING_RATE_SCHEDULE=f"@optim.{schedule}()",
+    LEARNING_RATE_SCHEDULE=f"@learning_rates.{schedule}()",
   )
   run = gin.get_configurable(experiment.Experiment)()
   assert float(run.optimizer.learning_rate(200)) > 0
@@ -327,7 +328,7 @@ def test_every_learning_rate_can_be_selected(schedule):
   "method", ["raptr.gin", "gradual_stacking.gin", "late_expansion.gin"]
 )
 def test_a_rate_can_decay_in_the_last_stage_of_any_staged_method(method):
-  rate = {"LEARNING_RATE_SCHEDULE": "@optim.constant_then_decay()"}
+  rate = {"LEARNING_RATE_SCHEDULE": "@learning_rates.constant_then_decay()"}
   run = build_at_scale("bert_tiny.gin", method, **rate)
   peak, last = run.total_steps // 2, run.policy.boundaries[-1]
   expected = float(run.optimizer.learning_rate(min(peak, last - 1)))
@@ -341,7 +342,7 @@ def test_no_method_leaves_anything_for_the_next_one(second):
 
   def config(*methods):
     files = (f"--gin_file=methods/{method}" for method in methods)
-    scale = "--gin_file=scales/bert_tiny.gin"
+    scale = "--gin_file=tables/bert_tiny.gin"
     main.configure([scale, *files, "--gin.MODEL_DIR='x'"], "")
     run = gin.get_configurable(experiment.Experiment)()
     return {name: vars(run)[name] for name in ("policy", "growth", "optimizer")}
@@ -350,8 +351,8 @@ def test_no_method_leaves_anything_for_the_next_one(second):
     policy, growth = parts["policy"], parts["growth"]
     steps = jnp.asarray([0, 100, 200, 400])
     return (
-      jax.vmap(policy.inclusion)(steps).tolist(),
-      (policy.sampler, policy.scaling, policy.boundaries, policy.solved),
+      jax.vmap(policy.keep_probabilities)(steps).tolist(),
+      (policy.sampler, policy.scaling, policy.boundaries, policy.solved_for),
       growth and (growth.new_layers, growth.optimizer_state),
       [float(parts["optimizer"].learning_rate(step)) for step in steps],
     )
@@ -371,7 +372,7 @@ def test_raptr_and_its_dense_twin_differ_in_the_method_alone(tmp_path):
   dense = build("pretrain_bert_base_dense.gin")
   assert raptr.model == dense.model
   assert raptr.total_steps == dense.total_steps
-  assert (dense.policy.inclusion(0) == 1).all()
-  assert float(raptr.policy.inclusion(0).sum()) == pytest.approx(6)
+  assert (dense.policy.keep_probabilities(0) == 1).all()
+  assert float(raptr.policy.keep_probabilities(0).sum()) == pytest.approx(6)
   names = (path.name for path in Path(GIN / "methods").iterdir())
   assert {"raptr.gin", "dense.gin"} <= set(names)

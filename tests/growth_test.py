@@ -1,18 +1,17 @@
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from raptr_jax import growth, policies
 from raptr_jax.contracts import LayerDraw, LayerPath
+from raptr_jax.methods import growth, policies
+from raptr_jax.methods.late_expansion import expansion_schedule
+from raptr_jax.methods.schedule import Stage, StageSchedule, stage_schedule
 from raptr_jax.models.masked_stack import full_path
-from raptr_jax.schedule import (
-  Stage,
-  StageSchedule,
-  expansion_schedule,
-  stage_schedule,
-)
-from raptr_jax.state import init_state
+from raptr_jax.training.state import init_state
 from tests.toy import LAYERS, ToyDataset, make_experiment, make_model
 
 
@@ -74,24 +73,21 @@ def test_of_two_equal_rows_the_upper_one_is_the_copy():
   assert copies([0, 0, 0]) == [1, 2]
 
 
+@functools.cache
 def trained_state():
   """Parameters and moments that differ everywhere."""
-  from flax.core import meta
-
-  experiment = make_experiment("unused")
-  state = meta.unbox(
-    init_state(
-      jax.random.key(0), model=make_model(), optimizer=experiment.optimizer
-    )
+  optimizer = make_experiment("unused").optimizer
+  init = functools.partial(init_state, model=make_model(), optimizer=optimizer)
+  state = nn.unbox(jax.jit(init)(jax.random.key(0)))
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda x: (
+      x + rng.normal(size=x.shape).astype(np.float32)
+      if jnp.issubdtype(x.dtype, jnp.floating)
+      else x + 7
+    ),
+    state,
   )
-  leaves, tree = jax.tree.flatten(state)
-  values = [
-    leaf + jax.random.normal(jax.random.key(i), leaf.shape)
-    if jnp.issubdtype(leaf.dtype, jnp.floating)
-    else leaf + 7
-    for i, leaf in enumerate(leaves)
-  ]
-  return jax.tree.unflatten(tree, values)
 
 
 @pytest.mark.parametrize("optimizer_state", growth.OPTIMIZER_STATES)
@@ -99,7 +95,7 @@ def test_rows_and_their_optimizer_state_move_together(optimizer_state):
   state = trained_state()
   source = np.asarray([0, 1, 0, 1])
   resets = growth.is_copy(source) & (optimizer_state == "reset")
-  params, opt_state = growth.grow(
+  params, opt_state = jax.jit(growth.grow)(
     state.params, state.opt_state, {"stack": source}, {"stack": resets}
   )
   leaves = jax.tree_util.tree_leaves_with_path
@@ -115,6 +111,11 @@ def test_rows_and_their_optimizer_state_move_together(optimizer_state):
     reset = optimizer_state == "reset" and "opt_state" in str(path[0])
     np.testing.assert_array_equal(new[2:], 0 * old[:2] if reset else old[:2])
   assert stacked > 20
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits_of(model, params, batch, draw):
+  return model.module.apply({"params": params}, batch, draw)
 
 
 @pytest.mark.parametrize(
@@ -139,9 +140,7 @@ def test_a_grown_model_is_the_plain_model_of_its_copied_layers(
   mask = jnp.arange(LAYERS) < 3
   path = LayerPath(jnp.arange(3), jnp.ones(3))
   draw = LayerDraw(mask, mask.astype(jnp.float32))
-  grown = [
-    model.module.apply({"params": params}, batch, form) for form in (path, draw)
-  ]
+  grown = [logits_of(model, params, batch, form) for form in (path, draw)]
   # A model that never was anything else than these three layers.
   plain = jax.tree_util.tree_map_with_path(
     lambda path, leaf: (
@@ -150,7 +149,7 @@ def test_a_grown_model_is_the_plain_model_of_its_copied_layers(
     state.params,
   )
   three = make_model(dropout_rate=0.0, num_layers=3)
-  expected = three.module.apply({"params": plain}, batch, full_path(3))
+  expected = logits_of(three, plain, batch, full_path(3))
   for logits in grown:
     np.testing.assert_allclose(logits, expected, atol=1e-6)
 

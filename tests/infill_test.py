@@ -3,12 +3,17 @@ import types
 import numpy as np
 import pytest
 
-from raptr_jax.infill import Infill, Infilling, infills_page, make_infill
-from raptr_jax.partitioning import Partitioner
-from tasks.bert import MaskedLM
-from tasks.denoising import hidden_spans
-from tasks.forms import Pair
-from tasks.ul2 import UL2
+from raptr_jax.inference.infill import (
+  Infill,
+  Infilling,
+  infills_page,
+  make_infill,
+)
+from raptr_jax.training.partitioning import Partitioner
+from tasks.objectives.denoising import hidden_spans
+from tasks.objectives.layouts import Pair
+from tasks.objectives.masked_lm import MaskedLM
+from tasks.objectives.ul2 import UL2
 
 # As SentencePiece has them: the sign stands for the space before a word.
 LETTERS = [*"abcdefgh", *(f"▁{letter}" for letter in "abcdefgh")]
@@ -79,10 +84,9 @@ def fill(infilling, monkeypatch, answers):
       row[: len(told)] = told
     return types.SimpleNamespace(tokens=tokens)
 
-  monkeypatch.setattr("raptr_jax.text_model.generate", write)
-  return infilling.run(
-    model=None, params=None, paths={}, partitioner=Partitioner()
-  )
+  monkeypatch.setattr("raptr_jax.inference.text_predictor.generate", write)
+  model = types.SimpleNamespace(stacks={})
+  return infilling.infills(model, None, Partitioner())
 
 
 def whole(text):
@@ -148,5 +152,5 @@ def test_arguments_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=rf"Infilling\.{name} = 0, expected"):
       make_infilling(**{name: 0})
   task = types.SimpleNamespace(name="words", objective=MaskedLM())
-  with pytest.raises(ValueError, match=r"words is MaskedLM: set INFILLING"):
+  with pytest.raises(ValueError, match=r"words is MaskedLM: set --gin.AT_END"):
     Infilling(task=task, data_dir="data")

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from raptr_jax.partitioning import Partitioner
+from raptr_jax.models.masked_stack import full_paths
+from raptr_jax.training.partitioning import Partitioner
 from tests import families
 
 pytestmark = pytest.mark.parametrize("family", families.FAMILIES)
@@ -21,7 +22,7 @@ def likelihoods(family, rows):
   """Of the targets of each row, by hand from the logits, one after another."""
   model = families.make_model(family)
   batch = families.make_batch(model, rows)
-  params, paths = families.random_params(model), families.full_paths(model)
+  params, paths = families.random_params(model), full_paths(model.stacks)
   logits = np.asarray(families.logits(model, params, batch, paths), np.float64)
   likelihood = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
   told = np.take_along_axis(likelihood, batch["targets"][..., None], axis=-1)
@@ -42,8 +43,8 @@ def loss(family, *, key=None, **overrides):
   """Loss and metrics of one batch, with the parameters of the plain model."""
   params = families.random_params(families.make_model(family))
   model = families.make_model(family, **overrides)
-  batch, paths = families.make_batch(model), families.full_paths(model)
-  return families.loss_fn(model, params, batch, key, paths)
+  batch, paths = families.make_batch(model), full_paths(model.stacks)
+  return families.loss_fn(model, params, batch, paths, key)
 
 
 def test_loss_and_scores_are_sums_of_log_softmax(family):
@@ -55,7 +56,7 @@ def test_loss_and_scores_are_sums_of_log_softmax(family):
   assert metrics["loss"] == objective
   assert metrics["weight"] == batch["target_weights"].sum() == 12
   scores = jax.jit(model.score_batch)(
-    families.random_params(model), batch, families.full_paths(model)
+    families.random_params(model), batch, full_paths(model.stacks)
   )
   np.testing.assert_allclose(scores, by_hand, rtol=1e-5)
 
@@ -90,7 +91,7 @@ def test_bfloat16_computes_near_float32(family):
 def test_logits_have_about_unit_variance_at_first(family):
   model = families.make_model(family, embed_dim=64)
   params = families.fresh_params(model)
-  batch, paths = families.make_batch(model), families.full_paths(model)
+  batch, paths = families.make_batch(model), full_paths(model.stacks)
   logits = families.logits(model, params, batch, paths)
   assert logits.std() == pytest.approx(1, rel=0.2)
 

@@ -117,7 +117,7 @@ def test_effects_are_those_of_the_model_on_all_batches():
   @jax.jit
   def loss(batch, mask):
     draw = LayerDraw(mask, jnp.ones(LAYERS))
-    return MODEL.loss_fn(PARAMS, batch, None, {"stack": draw})[0]
+    return MODEL.loss_fn(PARAMS, batch, {"stack": draw}, None)[0]
 
   targets = sum(batch["target_weights"].sum() for batch in BATCHES)
   masks = np.concatenate([np.ones((1, LAYERS)), 1 - np.eye(LAYERS)]) > 0

@@ -1,12 +1,12 @@
 import json
 import math
 import re
+import shutil
 
 import gin
 import pytest
 
 from raptr_jax import main
-from tasks import prepare
 from tests.small_task import write_corpus
 
 LEAF = "--gin_file=experiments/quickstart_bert_raptr.gin"
@@ -29,7 +29,7 @@ def test_a_macro_of_the_command_line_overrides_the_file():
 
 def test_parameters_can_be_overridden_by_their_name():
   configure("--gin.MODEL_DIR='x'", "--gin.optim.adamw.b2=0.98")
-  assert gin.query_parameter("raptr_jax.optim.adamw.b2") == 0.98
+  assert gin.query_parameter("raptr_jax.training.optim.adamw.b2") == 0.98
 
 
 def test_later_files_override_earlier_ones(tmp_path):
@@ -65,8 +65,23 @@ def test_a_macro_that_files_only_use_can_be_given():
 
 
 def test_parameters_of_a_task_can_be_overridden():
-  configure("--gin.MODEL_DIR='x'", "--gin.tasks.bert.MaskedLM.mask_rate=0.2")
-  assert gin.query_parameter("tasks.bert.MaskedLM.mask_rate") == 0.2
+  configure("--gin.MODEL_DIR='x'", "--gin.masked_lm.MaskedLM.mask_rate=0.2")
+  assert gin.query_parameter("masked_lm.MaskedLM.mask_rate") == 0.2
+
+
+def test_modules_that_share_a_name_go_by_their_full_names(tmp_path):
+  (tmp_path / "mine.gin").write_text(
+    "from __gin__ import dynamic_registration\n"
+    "from tasks.downstream import sources\n"
+  )
+  name = "tasks.text.sources.TextFolder.validation_every"
+  configure(
+    f"--gin_search_paths={tmp_path}",
+    "--gin_file=mine.gin",
+    "--gin.MODEL_DIR='x'",
+    f"--gin.{name}=3",
+  )
+  assert gin.query_parameter(name) == 3
 
 
 def test_an_unset_required_macro_is_named_with_its_flag():
@@ -132,25 +147,38 @@ SMALL = [
 ]
 
 
-@pytest.fixture
-def small_run(tmp_path):
-  """Arguments of a small run on a folder of text, prepared."""
-  text = write_corpus(tmp_path / "text")
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+  """Arguments of a small run on a folder of text, prepared, without a folder."""
+  folder = tmp_path_factory.mktemp("prepared")
+  text = write_corpus(folder / "text")
   argv = [
     LEAF,
     "--gin_file=data/bert_text.gin",
     f"--gin.TEXT_DIR='{text}'",
-    f"--gin.DATA_DIR='{tmp_path / 'data'}'",
-    f"--gin.MODEL_DIR='{tmp_path / 'run'}'",
+    f"--gin.DATA_DIR='{folder / 'data'}'",
     *SMALL,
   ]
-  prepare.main(argv)
+  main.prepare_main([*argv, "--gin.MODEL_DIR='x'"])
   return argv
 
 
-def test_from_a_folder_of_text_to_a_summary(small_run, tmp_path, capsys):
-  main.main(small_run)
-  run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def trained(prepared, tmp_path_factory):
+  """The folder of this run."""
+  run = tmp_path_factory.mktemp("trained") / "run"
+  main.main([*prepared, f"--gin.MODEL_DIR='{run}'"])
+  return run
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+  """A copy of the folder that a test may change."""
+  return shutil.copytree(trained, tmp_path / "run")
+
+
+def test_from_a_folder_of_text_to_a_summary(prepared, trained, capsys):
+  run = trained
   for name in ("config.gin", "metrics.jsonl", "summary.json", "summary.md",
                "curves.png", "checkpoints", "tensorboard"):  # fmt: skip
     assert (run / name).exists(), name
@@ -159,26 +187,26 @@ def test_from_a_folder_of_text_to_a_summary(small_run, tmp_path, capsys):
   assert summary["unigram_loss"] > 0
   assert "TRAIN_STEPS = 6" in (run / "config.gin").read_text()
 
-  main.main([*small_run, "--gin.EVAL_PERIOD=1"])
+  again = [f"--gin.MODEL_DIR='{run}'", "--gin.EVAL_PERIOD=1"]
+  main.main([*prepared, *again])
   assert "complete" in capsys.readouterr().out
   assert "EVAL_PERIOD = 3" in (run / "config.gin").read_text()
 
 
-def test_a_changed_configuration_is_told(small_run, tmp_path, capsys):
-  main.main(small_run)
-  (tmp_path / "run" / "summary.json").unlink()  # As if it had been killed.
-  capsys.readouterr()
-  changed = [a.replace("EVAL_PERIOD=3", "EVAL_PERIOD=2") for a in small_run]
-  main.main(changed)
+def test_a_changed_configuration_is_told(prepared, copy, capsys):
+  (copy / "summary.json").unlink()  # As if it had been killed.
+  changed = [a.replace("EVAL_PERIOD=3", "EVAL_PERIOD=2") for a in prepared]
+  main.main([*changed, f"--gin.MODEL_DIR='{copy}'"])
   out = capsys.readouterr().out
   assert "-EVAL_PERIOD = 3" in out
   assert "+EVAL_PERIOD = 2" in out
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(
-  small_run, tmp_path, capsys
+  prepared, tmp_path, capsys
 ):
-  main.main([*small_run, "--dry_run"])
+  run = f"--gin.MODEL_DIR='{tmp_path / 'run'}'"
+  main.main([*prepared, run, "--dry_run"])
   out = capsys.readouterr().out
   for text in ("parameters", "FLOPs of a dense step", "1.333 nominal",
                "epochs", "tokens", "MiB temporary", "path length"):  # fmt: skip
@@ -198,6 +226,7 @@ def test_a_dry_run_prints_the_solved_number_and_both_factors(
       "--gin.FLOP_FACTOR=1.25",
       "--gin.bert.BertConfig.embed_dim=16",
       "--gin.VOCABULARY_SIZE=32",
+      "--gin.EXECUTION='cond'",  # One program to compile.
       "--dry_run",
     ]
   )

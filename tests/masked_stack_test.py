@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from raptr_jax.contracts import LayerDraw
-from raptr_jax.execution import as_executed
-from raptr_jax.models import layers
+from raptr_jax.methods.draws import as_executed
+from raptr_jax.models import attention
 from raptr_jax.models.bert import BertBlock, BertConfig
 from raptr_jax.models.masked_stack import MaskedStack, full_path
 
 L, B, T, D = 8, 2, 6, 16
+DROPOUT_KEY = jax.random.key(7)
 
 
 def config(**overrides) -> BertConfig:
@@ -27,32 +28,44 @@ def config(**overrides) -> BertConfig:
   )
 
 
+@functools.cache
 def make_stack(**overrides):
   config_ = config(**overrides)
   stack = MaskedStack(functools.partial(BertBlock, config_), L, config_.remat)
   x = jax.random.normal(jax.random.key(1), (B, T, D))
-  bias = layers.segment_bias(jnp.asarray([[1] * 4 + [2] * 2, [1] * 5 + [0]]))
-  params = nn.unbox(
-    stack.init(jax.random.key(0), x, full_path(L), bias, dropout_key=None)
-  )
+  bias = attention.segment_bias(jnp.asarray([[1] * 4 + [2] * 2, [1] * 5 + [0]]))
+  init = jax.jit(functools.partial(stack.init, dropout_key=None))
+  params = nn.unbox(init(jax.random.key(0), x, full_path(L), bias))
   return stack, params, x, bias
 
 
-def plain(params, x, draw, bias, *, block, dropout_key):
+@functools.partial(jax.jit, static_argnums=0)
+def run_layer(block, layer, x, bias, index, scale):
+  return block.apply(
+    {"params": layer},
+    x,
+    scale,
+    bias,
+    deterministic=False,
+    rngs={"dropout": jax.random.fold_in(DROPOUT_KEY, index)},
+  )
+
+
+def plain(block, params, x, draw, bias):
   """The reference: a Python loop over the kept layers."""
-
-  @jax.jit
-  def run(layer, x, index, scale):
-    rngs = {"dropout": jax.random.fold_in(dropout_key, index)}
-    variables = {"params": layer}
-    return block.apply(
-      variables, x, scale, bias, deterministic=False, rngs=rngs
-    )
-
   for index in np.flatnonzero(draw.mask):
     layer = jax.tree.map(lambda p, i=index: p[i], params["params"]["layers"])
-    x = run(layer, x, index, draw.scale[index])
+    x = run_layer(block, layer, x, bias, index, draw.scale[index])
   return x
+
+
+def as_form(draw: LayerDraw, execution: str):
+  """The draw as this execution takes it."""
+  return as_executed({"stack": draw}, execution)["stack"]
+
+
+def unscaled(mask) -> LayerDraw:
+  return LayerDraw(mask, mask.astype(np.float32))
 
 
 def random_draw(seed: int) -> LayerDraw:
@@ -65,13 +78,19 @@ def random_draw(seed: int) -> LayerDraw:
 @pytest.mark.parametrize("execution", ["gather", "cond"])
 def test_a_path_without_layers_is_the_identity(execution):
   stack, params, x, bias = make_stack()
-  empty = as_executed(np.zeros(L, bool), np.zeros(L, np.float32), execution)
+  empty = as_form(unscaled(np.zeros(L, bool)), execution)
 
-  def apply(params):
-    return stack.apply(params, x, empty, bias, dropout_key=None)
+  @jax.jit
+  def output_and_gradient(params):
+    def apply(params):
+      out = stack.apply(params, x, empty, bias, dropout_key=None)
+      return out.sum(), out
 
-  np.testing.assert_array_equal(apply(params), x)
-  grads = jax.grad(lambda params: apply(params).sum())(params)
+    grads, out = jax.grad(apply, has_aux=True)(params)
+    return out, grads
+
+  out, grads = output_and_gradient(params)
+  np.testing.assert_array_equal(out, x)
   assert not any(np.any(g) for g in jax.tree.leaves(grads))
 
 
@@ -84,31 +103,35 @@ def assert_close(got, expected):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
 
 
+@functools.cache
+def plain_gradient(norm, seed):
+  """Gradients and output of the reference, which knows of no remat."""
+  _, params, x, bias = make_stack(norm=norm, dropout_rate=0.2)
+  block = BertBlock(config(norm=norm, dropout_rate=0.2))
+
+  def apply(params, x):
+    return loss(plain(block, params, x, random_draw(seed), bias))
+
+  return jax.grad(apply, (0, 1), has_aux=True)(params, x)
+
+
 @pytest.mark.parametrize("norm", ["pre", "post"])
 @pytest.mark.parametrize("remat", ["none", "full"])
 def test_cond_gather_and_a_plain_loop_agree(norm, remat):
   stack, params, x, bias = make_stack(norm=norm, remat=remat, dropout_rate=0.2)
-  block = BertBlock(config(norm=norm, dropout_rate=0.2))
-  key = jax.random.key(7)
 
   @jax.jit
   def run(params, x, form):
     def apply(params, x):
-      return loss(stack.apply(params, x, form, bias, dropout_key=key))
+      return loss(stack.apply(params, x, form, bias, dropout_key=DROPOUT_KEY))
 
     return jax.grad(apply, (0, 1), has_aux=True)(params, x)
 
   for seed in range(3):
     draw = random_draw(seed)
-    expected = jax.grad(
-      lambda p, x, draw=draw: loss(
-        plain(p, x, draw, bias, block=block, dropout_key=key)
-      ),
-      (0, 1),
-      has_aux=True,
-    )(params, x)
+    expected = plain_gradient(norm, seed)
     for execution in ("cond", "gather"):
-      form = as_executed(draw.mask, draw.scale, execution)
+      form = as_form(draw, execution)
       assert_close(run(params, x, form), expected)
 
 
@@ -116,7 +139,7 @@ def test_cond_gather_and_a_plain_loop_agree(norm, remat):
 def test_gradients_of_skipped_layers_are_exactly_zero(execution):
   stack, params, x, bias = make_stack()
   draw = random_draw(3)
-  form = as_executed(draw.mask, draw.scale, execution)
+  form = as_form(draw, execution)
 
   @jax.jit
   def gradient(params):
@@ -134,9 +157,8 @@ def test_gradients_of_skipped_layers_are_exactly_zero(execution):
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_an_empty_path_is_the_identity(norm):
   stack, params, x, bias = make_stack(norm=norm)
-  nothing = np.zeros(L, bool)
   for execution in ("cond", "gather"):
-    form = as_executed(nothing, np.zeros(L, np.float32), execution)
+    form = as_form(unscaled(np.zeros(L, bool)), execution)
     out = stack.apply(params, x, form, bias, dropout_key=None)
     np.testing.assert_array_equal(out, x)
 
@@ -152,16 +174,16 @@ def test_cond_is_one_program_with_a_conditional_and_gather_one_a_length():
 
   draws = [random_draw(seed) for seed in range(6)]
   for draw in draws:
-    run(params, x, as_executed(draw.mask, draw.scale, "cond"))
+    run(params, x, as_form(draw, "cond"))
   assert len(traces) == 1
   text = run.lower(params, x, draws[0]).compile().as_text()
   assert " conditional(" in text
 
   traces.clear()
   for draw in draws:
-    run(params, x, as_executed(draw.mask, draw.scale, "gather"))
+    run(params, x, as_form(draw, "gather"))
   assert len(traces) == len({int(draw.mask.sum()) for draw in draws})
-  path = as_executed(draws[0].mask, draws[0].scale, "gather")
+  path = as_form(draws[0], "gather")
   assert " conditional(" not in run.lower(params, x, path).compile().as_text()
 
 
@@ -169,8 +191,7 @@ def compiled_gradient(length: int, remat: str, rows=16, tokens=32):
   stack, params, _, _ = make_stack(remat=remat)
   x = jnp.ones((rows, tokens, D))
   bias = jnp.zeros((rows, 1, tokens, tokens))
-  mask = np.arange(L) < length
-  form = as_executed(mask, mask.astype(np.float32), "gather")
+  form = as_form(unscaled(np.arange(L) < length), "gather")
 
   def loss(params):
     return stack.apply(params, x, form, bias, dropout_key=None).sum()
@@ -212,8 +233,8 @@ def test_the_program_of_k_layers_loops_k_times():
 def test_dropout_differs_between_layers_and_keys():
   stack, params, x, bias = make_stack(dropout_rate=0.5)
   one = jax.tree.map(lambda p: jnp.broadcast_to(p[:1], p.shape), params)
-  path = as_executed(np.arange(L) == 0, np.ones(L, np.float32), "gather")
-  other = as_executed(np.arange(L) == 1, np.ones(L, np.float32), "gather")
+  path = unscaled(np.arange(L) == 0).path()
+  other = unscaled(np.arange(L) == 1).path()
 
   def run(path, seed):
     key = jax.random.key(seed)

@@ -2,8 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from raptr_jax import metrics
-from raptr_jax.metrics import IntervalMeter, Stopwatch, unigram_loss
+from raptr_jax.training import metrics
+from raptr_jax.training.metrics import IntervalMeter, Stopwatch, unigram_loss
 
 
 def step_metrics(loss, weight):

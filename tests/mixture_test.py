@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from raptr_jax import main
-from raptr_jax.data import MixtureDataset, PreparedDataset, StreamingDataset
+from raptr_jax.data.mixed import MixtureDataset
+from raptr_jax.data.prepared import PreparedDataset
+from raptr_jax.data.streaming import StreamingDataset
 from tasks.mixture import Mixture
-from tasks.prepare import prepare
-from tasks.sentencepiece_training import train_sentencepiece
-from tasks.sources import KingJamesBible
+from tasks.objectives.ul2 import UL2
+from tasks.prepared.prepare import prepare
 from tasks.task import TextTask
-from tasks.ul2 import UL2
+from tasks.text.sentencepiece_training import train_sentencepiece
+from tasks.text.sources import KingJamesBible
 from tests.small_task import assert_batches_equal, make_task, take, write_corpus
 
 RATES = (57, 17, 17, 9)
@@ -81,7 +83,7 @@ def test_shares_are_whole_and_near_the_rates(rates, extra, multiple):
 class _Part:
   """Numbered rows, so that a batch shows where they come from."""
 
-  kinds = ("a", "b")
+  example_kinds = ("a", "b")
   num_examples = 10
 
   def __init__(self, *, task, batch_size, seed):
@@ -129,7 +131,7 @@ def test_what_a_mixture_knows_of_its_parts():
   dataset = _dataset()
   dataset.open()
   assert all(part.opened for part in dataset.parts)
-  assert dataset.kinds == ("a", "b")
+  assert dataset.example_kinds == ("a", "b")
   assert dataset.num_examples == 20
   # 3/4 of (1/4, 3/4) and 1/4 of (1, 0), of 24 tokens.
   np.testing.assert_allclose(dataset.unigram_counts, [10.5, 13.5])
@@ -187,12 +189,12 @@ def test_prepared_mixture_joins_the_batches_of_its_parts(tmp_path):
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"rates": (1,)}, r"MIXTURE_RATES=\(1,\) must be one number for each"),
+    ({"rates": (1,)}, r"MIXTURE_RATES=\(1,\) must have one number for each"),
     ({"rates": (1, 0)}, r"all be positive: set --gin.MIXTURE_RATES"),
-    ({"tasks": [_task("a"), _task("a")]}, r"\['a', 'a'\].* name of its own"),
+    ({"tasks": [_task("a"), _task("a")]}, r"\['a', 'a'\].*different names"),
     (
       {"tasks": [_task("a"), _task("b", vocabulary_path="other.model")]},
-      r"vocabulary_path='given.model' in a and 'other.model' in b",
+      r"vocabulary_path='given.model' in a but 'other.model' in b",
     ),
     (
       {"tasks": [_task("a"), _task("b", objective=UL2("encoder_decoder"))]},
@@ -210,10 +212,15 @@ def test_parts_that_do_not_fit_are_refused(changes, message):
     Mixture(**{**arguments, **changes})
 
 
-@pytest.mark.parametrize("kind", [StreamingDataset, PreparedDataset])
-def test_mix_of_the_paper_is_what_its_file_says(kind):
-  flag = f"--gin.PART_DATASET=@data.{kind.__name__}"
-  main.configure([*PAPER_MIX, flag], "")
+@pytest.mark.parametrize(
+  ("name", "kind"),
+  [
+    ("streaming.StreamingDataset", StreamingDataset),
+    ("prepared.PreparedDataset", PreparedDataset),
+  ],
+)
+def test_mix_of_the_paper_is_what_its_file_says(name, kind):
+  main.configure([*PAPER_MIX, f"--gin.PART_DATASET=@{name}"], "")
   train, held_out = (
     gin.query_parameter(name).scoped_configurable_fn()
     for name in ("%TRAIN_DATASET", "%EVAL_DATASET")

@@ -9,17 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from raptr_jax.train import train
+from raptr_jax.training.loop import train
 from tests.toy import ToyDataset, make_experiment
 
 KINDS = ("even", "odd")
+# Three stages of two steps: between processes each step takes its time.
+SHORT = {"total_steps": 6, "num_eval_batches": 1}
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = """
 import sys
 import jax
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
-from raptr_jax.train import train
-from tests.multihost_test import KINDS
+from raptr_jax.training.loop import train
+from tests.multihost_test import KINDS, SHORT
 from tests.toy import ToyDataset, make_experiment
 
 class Half(ToyDataset):
@@ -29,7 +31,11 @@ class Half(ToyDataset):
       yield {name: x[begin:begin + 4] for name, x in batch.items()}
 
 train(make_experiment(
-  sys.argv[3], train_dataset=Half(), eval_dataset=Half(seed=1, kinds=KINDS)))
+  sys.argv[3],
+  train_dataset=Half(),
+  eval_dataset=Half(seed=1, example_kinds=KINDS),
+  **SHORT,
+))
 """
 
 
@@ -52,17 +58,19 @@ def test_two_processes_train_like_one(tmp_path):
   finally:
     for worker in workers:
       worker.kill()
-  eval_dataset = ToyDataset(seed=1, kinds=KINDS)
-  train(make_experiment(tmp_path / "one", eval_dataset=eval_dataset))
+  eval_dataset = ToyDataset(seed=1, example_kinds=KINDS)
+  train(make_experiment(tmp_path / "one", eval_dataset=eval_dataset, **SHORT))
   one, two = (
     json.loads((tmp_path / name / "summary.json").read_text())
     for name in ("one", "two")
   )
   assert two["final_eval_loss"] == pytest.approx(one["final_eval_loss"], 1e-4)
-  assert set(one["loss_by_kind"]) == set(KINDS)
-  assert two["loss_by_kind"] == pytest.approx(one["loss_by_kind"], 1e-4)
-  rows = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
+  assert set(one["loss_by_example_kind"]) == set(KINDS)
+  assert two["loss_by_example_kind"] == pytest.approx(
+    one["loss_by_example_kind"], 1e-4
+  )
+  lines = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
   steps = [
-    (r["split"], r["step"], r.get("layers")) for r in map(json.loads, rows)
+    (e["split"], e["step"], e.get("layers")) for e in map(json.loads, lines)
   ]
   assert len(steps) == len(set(steps))

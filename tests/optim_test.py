@@ -4,11 +4,11 @@ import numpy as np
 import optax
 import pytest
 
-from raptr_jax import optim
-from raptr_jax.contracts import in_layer_stack
-from raptr_jax.growth import GrowthPlan
-from raptr_jax.partitioning import Partitioner
-from raptr_jax.schedule import stage_schedule
+from raptr_jax.methods.growth import GrowthPlan
+from raptr_jax.methods.layer_rows import in_layer_stack
+from raptr_jax.methods.schedule import stage_schedule
+from raptr_jax.training import learning_rates, optim
+from raptr_jax.training.partitioning import Partitioner
 
 PARAMS = {
   "embed": {"embedding": np.ones((3, 2), np.float32)},
@@ -153,7 +153,7 @@ def drawn(seed):
 
 
 def adafactor(**kwargs):
-  rate = optim.inverse_square_root(peak=0.1, warmup_steps=2)
+  rate = learning_rates.inverse_square_root(peak=0.1, warmup_steps=2)
   return rate, optim.adafactor(
     learning_rate=rate, min_dim_size_to_factor=4, **kwargs
   )
@@ -288,7 +288,7 @@ def test_adafactor_with_its_parameters_over_devices():
 
 
 def test_linear_at_its_joints():
-  rate = optim.linear(peak=1.0, warmup_steps=9, total_steps=109)
+  rate = learning_rates.linear(peak=1.0, warmup_steps=9, total_steps=109)
   np.testing.assert_allclose(
     [rate(s) for s in (0, 4, 8, 9, 59, 109, 200)],
     [0.1, 0.5, 0.9, 1.0, 0.5, 0.0, 0.0],
@@ -297,7 +297,7 @@ def test_linear_at_its_joints():
 
 
 def test_constant_at_its_joints():
-  rate = optim.constant(peak=2.0, warmup_steps=3)
+  rate = learning_rates.constant(peak=2.0, warmup_steps=3)
   np.testing.assert_allclose(
     [rate(s) for s in (0, 2, 3, 4, 10**6)], [0.5, 1.5, 2, 2, 2], rtol=1e-6
   )
@@ -305,7 +305,9 @@ def test_constant_at_its_joints():
 
 def test_constant_then_decay_falls_in_the_last_stage_alone():
   stages = stage_schedule(path_lengths=(2, 4), total_steps=100, num_layers=4)
-  rate = optim.constant_then_decay(peak=1.0, warmup_steps=9, schedule=stages)
+  rate = learning_rates.constant_then_decay(
+    peak=1.0, warmup_steps=9, schedule=stages
+  )
   np.testing.assert_allclose(
     [rate(s) for s in (0, 9, 49, 50, 75, 100)],
     [0.1, 1.0, 1.0, 1.0, 0.5, 0.0],
@@ -316,8 +318,10 @@ def test_constant_then_decay_falls_in_the_last_stage_alone():
 def test_a_rate_is_warmed_up_again_after_each_growth():
   stages = stage_schedule(path_lengths=(1, 2, 4), total_steps=60, num_layers=4)
   growth = GrowthPlan(stages, "last")
-  base = optim.constant(peak=1.0, warmup_steps=0)
-  rate = optim.rewarmed(learning_rate=base, growth=growth, warmup_steps=4)
+  base = learning_rates.constant(peak=1.0, warmup_steps=0)
+  rate = learning_rates.rewarmed(
+    learning_rate=base, growth=growth, warmup_steps=4
+  )
   rates = np.asarray([float(rate(step)) for step in range(60)])
   expected = np.ones(60)
   expected[20:24] = expected[40:44] = [0.2, 0.4, 0.6, 0.8]
@@ -325,46 +329,54 @@ def test_a_rate_is_warmed_up_again_after_each_growth():
 
 
 def test_a_rate_stays_as_it_is_without_growth_or_warmup():
-  base = optim.constant(peak=1.0, warmup_steps=0)
+  base = learning_rates.constant(peak=1.0, warmup_steps=0)
   stages = stage_schedule(path_lengths=(2, 4), total_steps=60, num_layers=4)
   growth = GrowthPlan(stages, "last")
   for plan, steps in ((None, 4), (growth, 0)):
-    rate = optim.rewarmed(learning_rate=base, growth=plan, warmup_steps=steps)
+    rate = learning_rates.rewarmed(
+      learning_rate=base, growth=plan, warmup_steps=steps
+    )
     assert rate is base
   with pytest.raises(ValueError, match="rewarmed.warmup_steps = 30 .*to 29"):
-    optim.rewarmed(learning_rate=base, growth=growth, warmup_steps=30)
+    learning_rates.rewarmed(learning_rate=base, growth=growth, warmup_steps=30)
 
 
 def test_warmup_stable_decay_at_its_joints():
-  rate = optim.warmup_stable_decay(peak=1.0, warmup_steps=9, total_steps=100)
+  rate = learning_rates.warmup_stable_decay(
+    peak=1.0, warmup_steps=9, total_steps=100
+  )
   rates = [float(rate(step)) for step in (0, 8, 9, 79, 80, 90, 100)]
   np.testing.assert_allclose(rates, [0.1, 0.9, 1, 1, 1, 0.5, 0], atol=1e-6)
 
 
 def test_cosine_at_its_joints():
-  rate = optim.cosine(peak=1.0, warmup_steps=9, total_steps=109)
+  rate = learning_rates.cosine(peak=1.0, warmup_steps=9, total_steps=109)
   rates = [float(rate(step)) for step in (0, 8, 9, 34, 59, 109, 200)]
   quarter = 0.5 + 0.5**1.5
   np.testing.assert_allclose(
     rates, [0.1, 0.9, 1, quarter, 0.5, 0, 0], atol=1e-6
   )
-  rate = optim.cosine(peak=2.0, warmup_steps=0, total_steps=10, final_share=0.1)
+  rate = learning_rates.cosine(
+    peak=2.0, warmup_steps=0, total_steps=10, final_share=0.1
+  )
   np.testing.assert_allclose([rate(0), rate(10), rate(99)], [2, 0.2, 0.2])
 
 
 def test_inverse_square_root_at_its_joints():
-  rate = optim.inverse_square_root(peak=2.0, warmup_steps=9)
+  rate = learning_rates.inverse_square_root(peak=2.0, warmup_steps=9)
   rates = [float(rate(step)) for step in (0, 4, 8, 9, 39, 999)]
   np.testing.assert_allclose(rates, [0.2, 1, 1.8, 2, 1, 0.2], rtol=1e-6)
-  unwarmed = optim.inverse_square_root(peak=1.0, warmup_steps=0)
+  unwarmed = learning_rates.inverse_square_root(peak=1.0, warmup_steps=0)
   np.testing.assert_allclose([unwarmed(0), unwarmed(3)], [1, 0.5], rtol=1e-6)
 
 
 def test_errors_name_value_and_binding():
   with pytest.raises(ValueError, match=r"linear.warmup_steps = 100, expected"):
-    optim.linear(peak=1.0, warmup_steps=100, total_steps=100)
+    learning_rates.linear(peak=1.0, warmup_steps=100, total_steps=100)
   with pytest.raises(ValueError, match=r"cosine.warmup_steps = 9, .* ends at"):
-    optim.cosine(peak=1.0, warmup_steps=9, total_steps=9)
+    learning_rates.cosine(peak=1.0, warmup_steps=9, total_steps=9)
   stages = stage_schedule(path_lengths=(2, 4), total_steps=100, num_layers=4)
   with pytest.raises(ValueError, match="constant_then_decay.warmup_steps = 60"):
-    optim.constant_then_decay(peak=1.0, warmup_steps=60, schedule=stages)
+    learning_rates.constant_then_decay(
+      peak=1.0, warmup_steps=60, schedule=stages
+    )

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from raptr_jax import plan as plans
-from raptr_jax.execution import as_executed
-from raptr_jax.partitioning import Partitioner
+from raptr_jax.contracts import LayerDraw
+from raptr_jax.training import setup
+from raptr_jax.training.partitioning import Partitioner
 from tests.toy import LAYERS, ToyDataset, make_experiment
 
 MASK = np.asarray([True, False, True, True])
@@ -13,13 +13,13 @@ MASK = np.asarray([True, False, True, True])
 
 def step_on(tmp_path, **partitioner):
   experiment = make_experiment(tmp_path, partitioner=Partitioner(**partitioner))
-  abstract = plans.abstract_state(experiment)
-  state = plans.fresh_state(experiment, abstract)
+  abstract = setup.abstract_state(experiment)
+  state = setup.fresh_state(experiment, abstract)
   place = experiment.partitioner
   batch = place.put_batch(next(ToyDataset().batches(0)))
-  draw = as_executed(MASK, MASK.astype(np.float32), "gather")
-  draws = place.put_replicated({"stack": draw})
-  step = plans.jitted_step(experiment, abstract)
+  path = LayerDraw(MASK, MASK.astype(np.float32)).path()
+  draws = place.put_replicated({"stack": path})
+  step = setup.jitted_step(experiment, abstract)
   return jax.device_get(step(state, batch, draws)), abstract
 
 
@@ -47,7 +47,7 @@ def test_moments_are_placed_like_their_parameters(tmp_path):
   experiment = make_experiment(
     tmp_path, partitioner=Partitioner(model_shards=2)
   )
-  abstract = plans.abstract_state(experiment)
+  abstract = setup.abstract_state(experiment)
   sharded = [
     x.sharding.spec
     for x in jax.tree.leaves(abstract.opt_state)

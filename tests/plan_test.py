@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from raptr_jax import plan as plans
-from raptr_jax import policies
-from raptr_jax.schedule import stage_schedule
+from raptr_jax.methods import policies
+from raptr_jax.methods.schedule import stage_schedule
+from raptr_jax.training import plan as plans
 from tests.toy import LAYERS, make_experiment
 
 
@@ -45,7 +45,7 @@ def test_a_paper_scale_plan_matches_the_published_factor(tmp_path):
   )
   policy = policies.raptr(schedule=schedule)
   lengths = np.asarray(
-    [policy.inclusion(s).sum() for s in (0, 1000, 2000, 3999)]
+    [policy.keep_probabilities(s).sum() for s in (0, 1000, 2000, 3999)]
   )
   assert 12 / lengths.mean() == pytest.approx(4 / 3, rel=1e-6)
 
@@ -65,7 +65,7 @@ def test_evaluated_lengths_are_stages_and_quarters(tmp_path):
   assert dense.evaluated_lengths() == expected
 
 
-def test_the_rate_of_a_row_is_the_optimizers(tmp_path):
+def test_the_rate_of_a_step_is_the_optimizers(tmp_path):
   experiment = make_experiment(tmp_path)
   plan = plans.make_plan(experiment)
   rates = [
@@ -76,7 +76,7 @@ def test_the_rate_of_a_row_is_the_optimizers(tmp_path):
 
 def test_a_method_for_another_depth_is_an_error(tmp_path):
   with pytest.raises(
-    ValueError, match="4 layers in its stack, the method is for 5"
+    ValueError, match="stack has 4 layers, but the method is for 5"
   ):
     make_experiment(tmp_path, policy=policies.full(num_layers=5))
 

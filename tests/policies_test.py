@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +7,10 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from raptr_jax import policies
 from raptr_jax.contracts import LayerDraw
-from raptr_jax.schedule import expansion_schedule, stage_schedule
+from raptr_jax.methods import layer_dropping, policies, samplers, scalings
+from raptr_jax.methods.late_expansion import expansion_schedule
+from raptr_jax.methods.schedule import stage_schedule
 
 DRAWS = 20_000
 
@@ -19,13 +21,19 @@ def schedule(path_lengths=(6, 8, 10, 12), total_steps=4 * DRAWS):
   )
 
 
+@functools.cache
+def drawer(policy, key_axis, step_axis):
+  """Draws for many keys or steps: one program for each policy."""
+  return jax.jit(jax.vmap(policy, (key_axis, step_axis)))
+
+
 def draw_many(policy, steps, seed=0) -> LayerDraw:
-  return jax.jit(jax.vmap(policy, (None, 0)))(jax.random.key(seed), steps)
+  return drawer(policy, None, 0)(jax.random.key(seed), steps)
 
 
 @pytest.mark.parametrize("sampler", ["bernoulli", "exact"])
 @pytest.mark.parametrize("fixed", [(0, -1), (), (0, 1, 10, 11), (5,)])
-def test_inclusion_frequencies(sampler, fixed):
+def test_layers_are_kept_as_often_as_they_should_be(sampler, fixed):
   policy = policies.raptr(
     schedule=schedule(), sampler=sampler, fixed_layers=fixed
   )
@@ -36,7 +44,9 @@ def test_inclusion_frequencies(sampler, fixed):
     p = (length - len(fixed)) / (12 - len(fixed))
     expected = np.where(np.isin(np.arange(12), fixed), 1.0, p)
     error = np.sqrt(expected * (1 - expected) / DRAWS)
-    np.testing.assert_allclose(policy.inclusion(steps[0]), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+      policy.keep_probabilities(steps[0]), expected, rtol=1e-6
+    )
     assert np.all(np.abs(frequency - expected) <= 4 * error + 1e-12)
 
 
@@ -58,9 +68,11 @@ def test_a_whole_length_is_whole_whatever_the_rounding(num_layers, monkeypatch):
 
   @jax.jit
   def sizes(lengths):
-    inclusion = jax.vmap(policies.path_inclusion, (0, None))(lengths, fixed)
-    draw = jax.vmap(policies.exact, (None, 0))
-    return draw(jax.random.key(0), inclusion).sum(axis=1)
+    keep_probabilities = jax.vmap(samplers.path_keep_probabilities, (0, None))(
+      lengths, fixed
+    )
+    draw = jax.vmap(samplers.exact, (None, 0))
+    return draw(jax.random.key(0), keep_probabilities).sum(axis=1)
 
   np.testing.assert_array_equal(sizes(lengths), lengths)
 
@@ -116,7 +128,9 @@ def test_full_runs_every_layer():
 def test_the_constant_policy_has_no_stages():
   policy = policies.constant(path_length=9, num_layers=12)
   assert policy.boundaries == ()
-  np.testing.assert_allclose(policy.inclusion(0), policy.inclusion(10**6))
+  np.testing.assert_allclose(
+    policy.keep_probabilities(0), policy.keep_probabilities(10**6)
+  )
 
 
 L, T = 12, 4000
@@ -144,21 +158,23 @@ FORMULAS = {
     lambda i, t: 1.0 if i in (0, 11) else 0.7,
   ),
   "layerdrop": (
-    policies.layerdrop(num_layers=L, flop_factor=4 / 3),
+    layer_dropping.layerdrop(num_layers=L, flop_factor=4 / 3),
     lambda i, t: 0.75,
   ),
   "pld": (
-    policies.progressive_layer_dropping(num_layers=L, total_steps=T),
+    layer_dropping.progressive_layer_dropping(num_layers=L, total_steps=T),
     lambda i, t: 1 - (i + 1) / L * (1 - theta(t, 0.5)),
   ),
   "pld, deepspeed": (
-    policies.progressive_layer_dropping(
+    layer_dropping.progressive_layer_dropping(
       num_layers=L, total_steps=T, theta_bar=0.25, indexing="deepspeed"
     ),
     lambda i, t: 1 - i / L * (1 - theta(t, 0.25)),
   ),
   "dont drop dropout": (
-    policies.dont_drop_dropout(num_layers=L, total_steps=T, max_drop_rate=0.8),
+    layer_dropping.dont_drop_dropout(
+      num_layers=L, total_steps=T, max_drop_rate=0.8
+    ),
     lambda i, t: 1 - 0.8 * i / 11 * (1 - t / (T - 1)),
   ),
 }
@@ -169,9 +185,11 @@ FORMULAS = {
 def test_every_method_draws_by_its_formula(name, step):
   policy, formula = FORMULAS[name]
   expected = np.asarray([formula(i, step) for i in range(L)])
-  np.testing.assert_allclose(policy.inclusion(step), expected, atol=1e-6)
+  np.testing.assert_allclose(
+    policy.keep_probabilities(step), expected, atol=1e-6
+  )
   keys = jax.random.split(jax.random.key(1), DRAWS)
-  draws = jax.jit(jax.vmap(policy, (0, None)))(keys, jnp.asarray(step))
+  draws = drawer(policy, 0, None)(keys, jnp.asarray(step))
   frequency = np.asarray(draws.mask).mean(axis=0)
   error = np.sqrt(expected * (1 - expected) / DRAWS)
   assert np.all(np.abs(frequency - expected) <= 4 * error + 1e-6)
@@ -181,9 +199,9 @@ def test_every_method_draws_by_its_formula(name, step):
 def test_what_is_divided_by_its_probability_keeps_its_mean(name):
   policy, _ = FORMULAS[name]
   keys = jax.random.split(jax.random.key(2), DRAWS)
-  draws = jax.jit(jax.vmap(policy, (0, None)))(keys, jnp.asarray(1000))
+  draws = drawer(policy, 0, None)(keys, jnp.asarray(1000))
   scale = np.asarray(draws.scale)
-  p = np.asarray(policy.inclusion(1000))
+  p = np.asarray(policy.keep_probabilities(1000))
   error = np.sqrt((1 / p - 1) / DRAWS)
   assert np.all(np.abs(scale.mean(axis=0) - 1) <= 4 * error + 1e-6)
 
@@ -198,17 +216,17 @@ def matched(flop_factor, num_layers=12, total_steps=2000):
   sizes = dict(num_layers=num_layers, flop_factor=flop_factor)
   run = dict(**sizes, total_steps=total_steps)
   lengths = np.linspace(num_layers // 2, num_layers, 4)
-  pld = policies.progressive_layer_dropping
+  pld = layer_dropping.progressive_layer_dropping
   return {
     "raptr": policies.raptr(
       schedule=stage_schedule(path_lengths=lengths, **run)
     ),
     "late": policies.stacked(schedule=expansion_schedule(**run)),
     "constant": policies.constant(**sizes),
-    "layerdrop": policies.layerdrop(**sizes),
+    "layerdrop": layer_dropping.layerdrop(**sizes),
     "pld": pld(**run),
     "deepspeed": pld(**run, indexing="deepspeed"),
-    "dropout": policies.dont_drop_dropout(**run),
+    "dropout": layer_dropping.dont_drop_dropout(**run),
   }
 
 
@@ -216,15 +234,15 @@ def matched(flop_factor, num_layers=12, total_steps=2000):
 @pytest.mark.parametrize("num_layers", [6, 12, 24])
 def test_the_solved_number_meets_the_flop_factor(flop_factor, num_layers):
   for name, policy in matched(flop_factor, num_layers).items():
-    inclusion = jax.vmap(policy.inclusion)(jnp.arange(2000))
-    length = np.asarray(inclusion, np.float64).sum(axis=1).mean()
+    keep_probabilities = jax.vmap(policy.keep_probabilities)(jnp.arange(2000))
+    length = np.asarray(keep_probabilities, np.float64).sum(axis=1).mean()
     # Stages last whole steps: half a step of the deepest change, of 2000.
     assert num_layers / length == pytest.approx(flop_factor, rel=1e-3), name
-    assert len(policy.solved) == 1
+    assert len(policy.solved_for) == 1
 
 
 def test_solved_numbers_by_hand():
-  solved = {name: policy.solved for name, policy in matched(4 / 3).items()}
+  solved = {name: policy.solved_for for name, policy in matched(4 / 3).items()}
   assert solved["raptr"] == {"stage exponent": 0}
   # 2000 (1 - 3/4) 12/11, to a whole step.
   assert solved["late"] == {"expansion step": 545}
@@ -238,9 +256,11 @@ def test_solved_numbers_by_hand():
 
 def test_a_flop_factor_out_of_reach_is_an_error():
   with pytest.raises(ValueError, match=r"max_drop_rate = 1.5, .*at most 1.333"):
-    policies.dont_drop_dropout(num_layers=12, total_steps=9, flop_factor=1.6)
+    layer_dropping.dont_drop_dropout(
+      num_layers=12, total_steps=9, flop_factor=1.6
+    )
   with pytest.raises(ValueError, match=r"theta_bar = -.*a smaller FLOP_FACTOR"):
-    policies.progressive_layer_dropping(
+    layer_dropping.progressive_layer_dropping(
       num_layers=12, total_steps=2000, flop_factor=3
     )
   with pytest.raises(
@@ -248,17 +268,17 @@ def test_a_flop_factor_out_of_reach_is_an_error():
   ):
     policies.constant(num_layers=12, flop_factor=10)
   with pytest.raises(ValueError, match="drop_rate = -1"):
-    policies.layerdrop(num_layers=12, flop_factor=0.5)
+    layer_dropping.layerdrop(num_layers=12, flop_factor=0.5)
   with pytest.raises(ValueError, match="Set FLOP_FACTOR or"):
     policies.constant(num_layers=12)
   with pytest.raises(ValueError, match="indexing = 'x', expected 'paper'"):
-    policies.progressive_layer_dropping(
+    layer_dropping.progressive_layer_dropping(
       num_layers=12, total_steps=9, indexing="x"
     )
 
 
 MASK = jnp.asarray([1, 0, 0, 1, 1, 0], bool)
-INCLUSION = jnp.asarray([1, 0.5, 0.5, 0.5, 0.25, 0.5])
+KEEP_PROBABILITIES = jnp.asarray([1, 0.5, 0.5, 0.5, 0.25, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -271,15 +291,17 @@ INCLUSION = jnp.asarray([1, 0.5, 0.5, 0.5, 0.25, 0.5])
   ],
 )
 def test_scaling_by_hand(scaling, expected, monkeypatch):
-  monkeypatch.setitem(policies.SAMPLERS, "given", lambda key, p: MASK)
-  policy = policies.LayerPolicy(6, lambda step: INCLUSION, "given", scaling)
+  monkeypatch.setitem(samplers.SAMPLERS, "given", lambda key, p: MASK)
+  policy = policies.LayerPolicy(
+    6, lambda step: KEEP_PROBABILITIES, "given", scaling
+  )
   scale = policy(jax.random.key(0), jnp.asarray(0)).scale
   np.testing.assert_allclose(scale, expected, rtol=1e-6)
 
 
 def test_a_first_layer_after_a_gap_is_scaled_by_it():
   mask = jnp.asarray([0, 0, 1, 1], bool)
-  scale = policies.sqrt_gap(mask, jnp.ones(4))
+  scale = scalings.sqrt_gap(mask, jnp.ones(4))
   np.testing.assert_allclose(scale[2:], [3**0.5, 1], rtol=1e-6)
 
 

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from raptr_jax import optim, policies
 from raptr_jax.contracts import LayerDraw
+from raptr_jax.methods import policies
 from raptr_jax.models.masked_stack import full_path
 from raptr_jax.theory import polynomial
+from raptr_jax.training import optim
 
 BITS, DEGREE, TERMS, LAYERS = 4, 3, 2, 3
 MODEL = polynomial.ResidualMlp(num_layers=LAYERS, width=8, mlp_dim=8)

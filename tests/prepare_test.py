@@ -4,10 +4,13 @@ import shutil
 import numpy as np
 import pytest
 
-from tasks import prepare as preparation
-from tasks import records, sources
-from tasks.prepare import main, prepare
-from tasks.vocabularies import SentencePieceVocabulary
+from raptr_jax.main import prepare_main
+from tasks import files
+from tasks.prepared import prepare as preparation
+from tasks.prepared import records
+from tasks.prepared.prepare import prepare
+from tasks.text import sources
+from tasks.text.vocabularies import SentencePieceVocabulary
 from tests.small_task import LENGTHS, VOCABULARY_SIZE, make_task, write_corpus
 
 SHARD_DOCUMENTS = 40
@@ -191,7 +194,7 @@ def test_changes_after_an_interruption_are_refused(copy, corpus):
   folder = copy / "small_bert"
   metadata = json.loads((folder / records.METADATA).read_text())
   (folder / records.METADATA).unlink()
-  records.write_json(folder / records.UNFINISHED, metadata)
+  files.write_json(folder / records.UNFINISHED, metadata)
   with pytest.raises(ValueError, match=r"'inputs': 32.*'inputs': 16"):
     _prepare(make_task(corpus), copy, {"inputs": 16})
 
@@ -225,12 +228,12 @@ def test_program_prepares_what_the_flags_say(corpus, tmp_path, capsys):
     "--gin.VOCABULARY_SIZE=600",
     "--gin.TASK_FEATURE_LENGTHS={'inputs': 32}",
   ]
-  main(argv)
+  prepare_main(argv)
   metadata = records.load_metadata(tmp_path / "bert_text")
   assert metadata.settings["feature_lengths"] == {"inputs": 32}
   assert metadata.settings["vocabulary_size"] == 600
   with pytest.raises(SystemExit, match=r"error: .*'inputs': 32.*DATA_DIR"):
-    main([*argv[:-1], "--gin.TASK_FEATURE_LENGTHS={'inputs': 16}"])
+    prepare_main([*argv[:-1], "--gin.TASK_FEATURE_LENGTHS={'inputs': 16}"])
 
 
 def test_text_that_has_changed_is_refused(copy, corpus, tmp_path):
@@ -249,7 +252,7 @@ def test_a_folder_has_one_writer(corpus, tmp_path):
   folder = tmp_path / "small_bert"
   folder.mkdir()
   with (
-    records.only_writer(folder),
+    files.only_writer(folder, "preparing"),
     pytest.raises(BlockingIOError, match="another process is preparing"),
   ):
     _prepare(make_task(corpus), tmp_path)

@@ -8,7 +8,9 @@ from pathlib import Path
 import gin
 import pytest
 
-from raptr_jax import downstream, experiment, main
+from raptr_jax import main
+from raptr_jax.inference import evaluation
+from raptr_jax.training import experiment
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md")
@@ -47,7 +49,7 @@ def test_a_command_configures_a_run(line, tmp_path, monkeypatch):
   assert program in (["-m", "raptr_jax.main"], ["scripts/prepare.py"])
   main.configure(words[1 + len(program) :], "")
   run = gin.get_configurable(gin.query_parameter("%RUN").selector)()
-  if isinstance(run, downstream.Evaluation):
+  if isinstance(run, evaluation.Evaluation):
     run = run.experiment
   assert run.train_dataset.batch_spec()
 
@@ -105,7 +107,7 @@ def test_overrides_that_the_readme_names_are_known():
 
 
 def test_the_method_that_contributing_shows_works():
-  from raptr_jax import policies
+  from raptr_jax.methods import policies
 
   text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
   code = re.search(r"```python\n(.*?)```", text, flags=re.DOTALL)
@@ -113,5 +115,5 @@ def test_the_method_that_contributing_shows_works():
   scope = dict(vars(policies))
   exec(code.group(1), scope)
   policy = scope["triangle"](num_layers=4, shortest=2, total_steps=10)
-  assert policy.inclusion(0).tolist() == [1, 1, 0, 0]
-  assert policy.inclusion(10).tolist() == [1, 1, 1, 1]
+  assert policy.keep_probabilities(0).tolist() == [1, 1, 0, 0]
+  assert policy.keep_probabilities(10).tolist() == [1, 1, 1, 1]

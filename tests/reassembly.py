@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tasks.denoising import hidden_spans
+from tasks.objectives.denoising import hidden_spans
 
 
 def reassemble(

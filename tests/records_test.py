@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from tasks import records
-from tasks.packing import Row
+from tasks import files
+from tasks.objectives.packing import Row
+from tasks.prepared import records
 
 
 def _rows(count):
@@ -74,6 +75,6 @@ def test_folder_that_is_not_prepared_says_how(tmp_path):
 
 def test_folder_of_another_version_says_what_to_do(tmp_path):
   value = {"settings": {"version": 0}, "more": 1}
-  records.write_json(tmp_path / records.METADATA, value)
+  files.write_json(tmp_path / records.METADATA, value)
   with pytest.raises(ValueError, match=r"version 0.*delete .* prepare again"):
     records.load_metadata(tmp_path)

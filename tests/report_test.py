@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from raptr_jax import plots, report
+from raptr_jax.reports import report, run_files
 
 
 class Terminal(io.StringIO):
@@ -17,8 +17,8 @@ class Terminal(io.StringIO):
     return True
 
 
-def train_row(**changes):
-  row = {
+def train_entry(**changes):
+  entry = {
     "loss": 3.5,
     "accuracy": 0.4,
     "grad_norm": 1.0,
@@ -31,10 +31,10 @@ def train_row(**changes):
     "step_seconds": 0.1,
     "mfu": None,
   }
-  return {**row, **changes}
+  return {**entry, **changes}
 
 
-def eval_row(loss=3.25):
+def eval_entry(loss=3.25):
   return {"loss": loss, "accuracy": 0.5}
 
 
@@ -48,17 +48,17 @@ def train(folder, start_step, stop_step):
   with make_report(folder, start_step) as run:
     for step in range(start_step, stop_step):
       if step % 5 == 0 and not run.has_eval(step):
-        run.evaluation(step, "full", eval_row())
-      run.train(step + 1, train_row(loss=float(step)))
+        run.evaluation(step, "full", eval_entry())
+      run.train(step + 1, train_entry(loss=float(step)))
 
 
-def strict_rows(folder):
-  """Rows by a parser that takes neither NaN nor Infinity."""
+def strict_entries(folder):
+  """Entries, by a parser that takes neither NaN nor Infinity."""
 
   def refuse(name):
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
-  text = (folder / plots.METRICS_FILE).read_text()
+  text = (folder / run_files.METRICS_FILE).read_text()
   return [json.loads(x, parse_constant=refuse) for x in text.splitlines()]
 
 
@@ -74,11 +74,11 @@ def events(folder):
   return found
 
 
-def test_a_row_is_on_disk_at_once(tmp_path):
+def test_an_entry_is_on_disk_at_once(tmp_path):
   with make_report(tmp_path) as run:
-    run.train(1, train_row())
-    (row,) = strict_rows(tmp_path)
-  assert row == {"split": "train", "step": 1, **train_row()}
+    run.train(1, train_entry())
+    (entry,) = strict_entries(tmp_path)
+  assert entry == {"split": "train", "step": 1, **train_entry()}
 
 
 @pytest.mark.parametrize(
@@ -88,10 +88,10 @@ def test_resumed_record_equals_unbroken_record(tmp_path, torn):
   train(tmp_path / "unbroken", 0, 12)
   folder = tmp_path / "broken"
   train(folder, 0, 8)
-  path = folder / plots.METRICS_FILE
+  path = folder / run_files.METRICS_FILE
   path.write_text(path.read_text() + torn)
   train(folder, 5, 12)
-  assert strict_rows(folder) == strict_rows(tmp_path / "unbroken")
+  assert strict_entries(folder) == strict_entries(tmp_path / "unbroken")
   assert not list(folder.glob("*.tmp"))
 
 
@@ -112,36 +112,36 @@ def test_later_evaluation_is_repeated(tmp_path):
 def test_run_from_scratch_starts_an_empty_record(tmp_path):
   train(tmp_path, 0, 8)
   assert not make_report(tmp_path, 0).has_eval(0)
-  assert strict_rows(tmp_path) == []
+  assert strict_entries(tmp_path) == []
 
 
 def test_damage_before_the_last_line_is_an_error(tmp_path):
-  path = tmp_path / plots.METRICS_FILE
+  path = tmp_path / run_files.METRICS_FILE
   path.write_text('{"step"\n{"step": 1, "split": "train"}\n')
-  with pytest.raises(ValueError, match=r"metrics\.jsonl:1 is no JSON"):
+  with pytest.raises(ValueError, match=r"metrics\.jsonl:1 is not JSON"):
     make_report(tmp_path, 5)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, np.float32("nan")])
 def test_what_is_not_finite_becomes_null(tmp_path, value):
   with make_report(tmp_path) as run:
-    run.train(1, train_row(loss=value, grad_norm=np.float32(2.0)))
-  (row,) = strict_rows(tmp_path)
-  assert row["loss"] is None
-  assert row["grad_norm"] == 2.0
+    run.train(1, train_entry(loss=value, grad_norm=np.float32(2.0)))
+  (entry,) = strict_entries(tmp_path)
+  assert entry["loss"] is None
+  assert entry["grad_norm"] == 2.0
 
 
 def test_tensorboard_gets_all_numbers_by_name(tmp_path):
   with make_report(tmp_path) as run:
-    run.train(1, train_row(grad_norm=math.nan))
-    run.evaluation(1, "full", eval_row())
-    run.evaluation(1, 6, eval_row(3.75))
+    run.train(1, train_entry(grad_norm=math.nan))
+    run.evaluation(1, "full", eval_entry())
+    run.evaluation(1, 6, eval_entry(3.75))
   values = {
     value.tag: (event.step, value.simple_value)
     for event in events(tmp_path)
     for value in event.summary.value
   }
-  train_names = train_row().keys() - {"grad_norm", "mfu"}
+  train_names = train_entry().keys() - {"grad_norm", "mfu"}
   eval_names = {"loss_full", "accuracy_full", "loss_path_6", "accuracy_path_6"}
   assert values.keys() == {f"train/{name}" for name in train_names} | {
     f"eval/{name}" for name in eval_names
@@ -160,10 +160,10 @@ def test_tensorboard_hides_only_what_is_written_again(tmp_path):
 def test_plain_lines_without_a_terminal(tmp_path, capsys):
   with make_report(tmp_path, total_steps=1000) as run:
     run.note("compiled path of 6 layers in 3.1 s")
-    run.evaluation(0, "full", eval_row(11.5))
-    run.evaluation(0, 6, eval_row())
-    run.train(5, train_row())
-    run.train(6, train_row(path_length=10.5, mfu=0.5, stage=2))
+    run.evaluation(0, "full", eval_entry(11.5))
+    run.evaluation(0, 6, eval_entry())
+    run.train(5, train_entry())
+    run.train(6, train_entry(path_length=10.5, mfu=0.5, stage=2))
   lines = capsys.readouterr().out.splitlines()
   assert lines == [
     "compiled path of 6 layers in 3.1 s",
@@ -182,7 +182,7 @@ def test_terminal_shows_a_bar_and_the_same_numbers(tmp_path, monkeypatch):
   monkeypatch.setenv("COLUMNS", "100")
   with make_report(tmp_path) as run:
     run.note("compiled [bold]")
-    run.train(10, train_row(stage=2))
+    run.train(10, train_entry(stage=2))
   shown = screen.getvalue()
   assert "compiled [bold]" in shown
   assert "step 10/20" in shown
@@ -202,7 +202,7 @@ def test_remaining_time_counts_longer_paths_to_come():
   remaining = report.RemainingTime(lengths, start_step=0)
   # Steps of 5 + 1 layers take 0.6 s, so those of 11 + 1 will take 1.2 s.
   assert remaining.update(40, 0.6) == pytest.approx(10 * 0.6 + 50 * 1.2)
-  # A row on both sides of the boundary costs what its steps cost.
+  # An entry on both sides of the boundary costs what its steps cost.
   assert remaining.update(60, 0.9) == pytest.approx(40 * 1.2)
 
 
@@ -238,7 +238,7 @@ def test_summary_is_written_with_page_and_picture(tmp_path):
   train(tmp_path, 0, 20)
   with make_report(tmp_path, 20) as run:
     run.write_summary(summary)
-  read = json.loads((tmp_path / plots.SUMMARY_FILE).read_text())
+  read = json.loads((tmp_path / run_files.SUMMARY_FILE).read_text())
   assert read["boundaries"] == [5, 10]
   assert read["stage_path_lengths"] == [6.0, 9.0, 12.0]
   assert read["flop_factor_spent"] is None

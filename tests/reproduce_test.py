@@ -1,4 +1,4 @@
-"""Tables are made of the right runs, and say what these came to."""
+"""Tables train the right runs, and their pages show the right numbers."""
 
 import importlib
 import itertools
@@ -12,20 +12,13 @@ import gin
 import numpy as np
 import pytest
 
-from raptr_jax import experiment, main
-from scripts.tables import (
-  launch,
-  learning_rate,
-  losses,
-  queue,
-  report,
-  rows,
-  runs,
-  statistics,
-  table,
-  training,
-  transitions,
-)
+from raptr_jax import main
+from raptr_jax.training import experiment
+from reproduce import TABLES
+from tables import bert_rows, figures, pages, results, runs, training, views
+from tables.table import FAMILIES, SCALES
+from tables.ul2_rows import UL2_METHODS
+from tasks import files
 
 ROOT = Path(__file__).resolve().parent.parent
 # What a user of a scale gives.
@@ -37,13 +30,11 @@ USERS = {
 UL2_USERS = USERS | {
   "paper": ("--gin.VOCABULARY_PATH='vocab'", "--gin.GITHUB_DIR='github'")
 }
-ALL_ROWS = {
-  row.name: row for table in rows.TABLES.values() for row in table.rows
-}
+ALL_ROWS = {row.name: row for table in TABLES.values() for row in table.rows}
 # t quantiles for 95 % with 1 and 2 degrees of freedom, from printed tables.
 T1, T2 = 12.7062, 4.3027
-GRID = learning_rate.GRIDS["bert"]["tiny"]
-UL2_GRID = learning_rate.GRIDS["ul2_decoder"]["tiny"]
+GRID = FAMILIES["bert"].learning_rates["tiny"]
+UL2_GRID = FAMILIES["ul2_decoder"].learning_rates["tiny"]
 BEST = 0.002
 
 
@@ -67,8 +58,8 @@ def write_run(run: runs.Run, loss: float, *, seconds=10.0, evals=(), **changes):
     "train_seconds": seconds,
     "num_layers": 12,
     "boundaries": [],
-    "solved": {},
-    "loss_by_kind": {},
+    "solved_for": {},
+    "loss_by_example_kind": {},
     "date": "2026-01-02",
     "hardware": "2 CPU cores (Model)",
     "versions": {"jax": "0.10.2"},
@@ -95,10 +86,10 @@ def write_grid(setting, name="dense", best=BEST, loss=5.0, **changes):
 
 
 def write_page(setting, tmp_path, table, **kwargs) -> str:
-  page = report.write_report(
+  page = pages.write_report(
     tmp_path / "results",
     setting,
-    rows.TABLES[table],
+    TABLES[table],
     **{"tune": False, **kwargs},
   )
   assert page.with_suffix(".png").stat().st_size > 1000
@@ -120,18 +111,18 @@ def column(page: str, label: str, name: str) -> str:
 
 
 def test_an_estimate_is_mean_sd_and_the_t_interval():
-  three = statistics.estimate([1.0, 2.0, 3.0])
+  three = results.estimate([1.0, 2.0, 3.0])
   assert (three.mean, three.sd, three.n) == (2.0, 1.0, 3)
   assert three.half_width == pytest.approx(T2 / math.sqrt(3), rel=1e-4)
-  two = statistics.estimate([1.0, 3.0])
+  two = results.estimate([1.0, 3.0])
   assert two.sd == pytest.approx(math.sqrt(2))
   assert two.half_width == pytest.approx(T1, rel=1e-4)
-  assert math.isnan(statistics.estimate([1.0]).half_width)
-  assert statistics.estimate([]) is None
+  assert math.isnan(results.estimate([1.0]).half_width)
+  assert results.estimate([]) is None
 
 
 def test_differences_are_paired_by_seed():
-  difference = statistics.paired_difference(
+  difference = results.paired_difference(
     {0: 5.0, 1: 7.0, 2: 9.0, 7: 0.0}, {2: 8.0, 1: 5.0, 0: 2.0}
   )
   # 3, 2, 1, whose spread is far less than that of the values.
@@ -139,20 +130,20 @@ def test_differences_are_paired_by_seed():
   low, high = difference.interval
   assert low == pytest.approx(2 - T2 / math.sqrt(3), rel=1e-4)
   assert high == pytest.approx(2 + T2 / math.sqrt(3), rel=1e-4)
-  assert statistics.paired_difference({0: 1.0}, {1: 1.0}) is None
+  assert results.paired_difference({0: 1.0}, {1: 1.0}) is None
 
 
 def test_the_speed_up_is_the_median_over_common_seeds():
   dense = {0: 12.0, 1: 12.0, 2: 12.0, 3: 1.0}
-  assert statistics.median_ratio({0: 6.0, 1: 8.0, 2: 1.0}, dense) == 2.0
-  assert statistics.median_ratio({5: 1.0}, dense) is None
+  assert results.median_ratio({0: 6.0, 1: 8.0, 2: 1.0}, dense) == 2.0
+  assert results.median_ratio({5: 1.0}, dense) is None
 
 
 # Rows and runs.
 
 
 def test_a_name_is_one_run():
-  for page in rows.TABLES.values():
+  for page in TABLES.values():
     for row in page.rows:
       assert row == ALL_ROWS[row.name]
     names = [row.name for row in page.rows]
@@ -161,7 +152,7 @@ def test_a_name_is_one_run():
     for part in page.comparisons:
       names = {row.name for row in part.rows}
       assert {*part.references, *part.curves, *part.verdicts} <= names
-      assert part.dense.method == "dense"
+      assert part.dense.gin_files == ("methods/dense.gin",)
       assert {row.family for row in part.rows} == {part.dense.family}
 
 
@@ -170,9 +161,10 @@ def test_a_name_is_one_run():
   [
     (row.name, scale)
     for row in ALL_ROWS.values()
-    for scale in table.SCALES
+    for scale in SCALES
     # Other rows have nothing that a scale could lack.
-    if row.family == "bert" and (scale == "tiny" or row in rows.METHODS.rows)
+    if row.family == "bert"
+    and (scale == "tiny" or row in bert_rows.METHODS.rows)
   ],
 )
 def test_every_row_configures_at_every_scale(name, scale, tmp_path):
@@ -193,7 +185,10 @@ def expected_flops(built: experiment.Experiment) -> tuple[float, float]:
   joints = [0, *built.boundaries, built.total_steps]
   blocks = sum(
     step.layers(
-      {name: float(p.inclusion(at).sum()) for name, p in built.policies.items()}
+      {
+        name: float(p.keep_probabilities(at).sum())
+        for name, p in built.policies.items()
+      }
     )
     * (end - at)
     for at, end in itertools.pairwise(joints)
@@ -201,9 +196,9 @@ def expected_flops(built: experiment.Experiment) -> tuple[float, float]:
   return blocks, blocks + built.total_steps * step.step({})
 
 
-@pytest.mark.parametrize("scale", table.SCALES)
+@pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize(
-  "part", rows.UL2_METHODS.comparisons, ids=lambda part: part.dense.family
+  "part", UL2_METHODS.comparisons, ids=lambda part: part.dense.family
 )
 def test_ul2_rows_save_as_much_at_every_scale(part, scale, tmp_path):
   setting = runs.Setting(scale, tmp_path, UL2_USERS[scale])
@@ -221,13 +216,13 @@ def test_ul2_rows_save_as_much_at_every_scale(part, scale, tmp_path):
     equal = cost["dense_equal_flops"]
     assert equal[1] == pytest.approx(cost[name][1], rel=2e-3)
   # Both readings of the paper's 1.2x.
-  assert built["raptr"].solved == {"stage exponent": 1}
-  assert built["raptr_equal_stages"].solved == {"stage exponent": 0}
+  assert built["raptr"].solved_for == {"stage exponent": 1}
+  assert built["raptr_equal_stages"].solved_for == {"stage exponent": 0}
 
 
-@pytest.mark.parametrize("scale", table.SCALES)
+@pytest.mark.parametrize("scale", SCALES)
 def test_the_full_model_start_is_a_twentieth(scale, tmp_path):
-  row = rows.ABLATION.row("raptr_full_model_start")
+  row = bert_rows.ABLATION.row("raptr_full_model_start")
   setting = runs.Setting(scale, tmp_path, USERS[scale])
   runs.Run(setting, row, 1e-3, 0).configure()
   steps = gin.query_parameter("FULL_TRAIN_STEPS/macro.value")
@@ -285,8 +280,8 @@ def test_what_rows_decide_cannot_be_overridden(name, tmp_path):
 
 
 def wanted(setting, *names, table="bert_methods", tune=False, **kwargs):
-  table = rows.TABLES[table]
-  found = queue.wanted_runs(
+  table = TABLES[table]
+  found = training.wanted_runs(
     setting,
     table,
     rows=[table.row(name) for name in names],
@@ -352,8 +347,8 @@ def test_the_data_of_each_family_are_prepared_once(
   monkeypatch.setattr(training, "write_report", lambda *args, **kwargs: None)
   training.train_rows(
     setting,
-    rows.UL2_METHODS,
-    rows=rows.UL2_METHODS.rows,
+    UL2_METHODS,
+    rows=UL2_METHODS.rows,
     seeds=1,
     tune=False,
     results=tmp_path,
@@ -383,7 +378,7 @@ def test_finished_runs_are_skipped_failures_are_shown(
   monkeypatch.setattr(
     training, "write_report", lambda *args, **kwargs: launched.append("page")
   )
-  table = rows.METHODS
+  table = bert_rows.METHODS
   failed = training.train_rows(
     setting,
     table,
@@ -398,35 +393,38 @@ def test_finished_runs_are_skipped_failures_are_shown(
   assert "run 1/2  constant, lr 0.002, seed 0: failed" in out
   assert "error: no memory" in out
   assert "run 2/2  raptr, lr 0.002, seed 0: loss 4.5000" in out
+  # In a log a run has a line when it starts and one when it ends.
+  lines = [line for line in out.splitlines() if line.startswith("run ")]
+  assert len(lines) == 4
+  assert lines[0] == "run 1/2  constant, lr 0.002, seed 0 ..."
 
 
 def test_the_log_tells_the_step(setting):
   run = run_of(setting, "raptr")
-  assert launch.steps_done(run) is None
+  assert training.steps_done(run) is None
   run.folder.mkdir(parents=True)
-  log = run.folder / launch.LOG_FILE
+  log = run.folder / training.LOG_FILE
   log.write_text("compiling\n")
-  assert launch.steps_done(run) is None
+  assert training.steps_done(run) is None
   log.write_text("step  10/500  stage 1/4\nstep 120/500  full model\nnote\n")
-  assert launch.steps_done(run) == (120, 500)
+  assert training.steps_done(run) == (120, 500)
 
 
 def test_a_run_has_one_process(setting):
   run = run_of(setting, "raptr")
   run.folder.mkdir(parents=True)
   with (
-    launch._only_launcher(run),
+    files.only_writer(run.folder, "running"),
     pytest.raises(BlockingIOError, match="another process"),
-    launch._only_launcher(run),
   ):
-    pass
+    training.launch(run, lambda: None)
 
 
 def test_a_child_that_fails_is_no_finished_run(setting, monkeypatch):
   run = run_of(setting, "raptr")
   monkeypatch.setattr(runs.Run, "arguments", lambda self: ["--nonsense"])
-  assert not launch.launch(run, lambda: None)
-  assert "arguments are required: --gin_file" in launch.log_tail(run)
+  assert not training.launch(run, lambda: None)
+  assert "arguments are required: --gin_file" in training.log_tail(run)
 
 
 # Pages.
@@ -443,7 +441,7 @@ def test_a_page_of_losses_has_the_numbers(setting, tmp_path):
       flop_factor_nominal=4 / 3,
       flop_factor_spent=1.25,
       flops_spent=1e15,
-      solved={"stage exponent": 0.12344},
+      solved_for={"stage exponent": 0.12344},
     )
   write_run(run_of(setting, "dense_equal_flops"), 5.1, steps=80)
   write_run(run_of(setting, "dense_shallower"), 5.3, num_layers=9)
@@ -451,7 +449,7 @@ def test_a_page_of_losses_has_the_numbers(setting, tmp_path):
 
   dense = "difference to dense, full FLOPs"
   equal = "difference to dense, equal FLOPs"
-  raptr = rows.RAPTR.label
+  raptr = bert_rows.RAPTR.label
   assert column(page, raptr, "solved") == "stage exponent = 0.1234"
   assert column(page, raptr, "FLOP factor, nominal") == "1.333x"
   assert column(page, raptr, "spent") == "1.250x"
@@ -489,12 +487,12 @@ def test_a_page_of_two_families_compares_within_each(setting, tmp_path):
         run_of(setting, f"{family}_raptr", seed=seed),
         loss + shift,
         flops_spent=flops / 1.25,
-        loss_by_kind={"R, 3": loss - shift, "S": 2 * loss},
+        loss_by_example_kind={"R, 3": loss - shift, "S": 2 * loss},
       )
   page = write_page(setting, tmp_path, "ul2_methods")
   decoder, encdec = page.split("## Encoder-decoder")
   assert "## Decoder-only" in decoder
-  label = rows.UL2_METHODS.row("ul2_decoder_raptr").label
+  label = UL2_METHODS.row("ul2_decoder_raptr").label
   difference = "difference to dense, full FLOPs"
   for part, loss in ((decoder, 5.0), (encdec, 3.0)):
     assert column(part, label, "evaluation loss") == f"{loss + 0.5:.4f}" + (
@@ -524,10 +522,10 @@ def test_a_page_of_two_families_compares_within_each(setting, tmp_path):
   ],
 )
 def test_the_verdict_goes_by_the_interval(values, verdict):
-  difference = statistics.paired_difference(
+  difference = results.paired_difference(
     dict(enumerate(values)), {0: 5.0, 1: 5.0, 2: 5.0}
   )
-  assert verdict in losses._sentence("a", "b", difference)
+  assert verdict in views.verdict("a", "b", difference)
 
 
 def test_the_learning_rate_is_shown_with_its_grid(setting, tmp_path):
@@ -550,7 +548,7 @@ def test_the_edge_of_a_grid_is_a_warning(setting, tmp_path):
 def test_a_grid_with_gaps_and_nulls_says_so(setting, tmp_path):
   write_run(run_of(setting, "dense", 0.002), 5.0)
   write_run(run_of(setting, "dense", 0.008), None)
-  grid = learning_rate.read_grid(setting, rows.DENSE)
+  grid = results.read_grid(setting, bert_rows.DENSE)
   assert grid.best == 0.002
   assert not grid.is_complete
   page = write_page(setting, tmp_path, "bert_methods")
@@ -562,12 +560,12 @@ def test_a_tuned_page_uses_each_best(setting, tmp_path):
   write_grid(setting, "raptr", 0.004, loss=4.0)
   page = write_page(setting, tmp_path, "bert_methods", tune=True)
   assert (tmp_path / "results/bert_methods_tiny_tuned.png").exists()
-  assert column(page, rows.RAPTR.label, "evaluation loss") == "4.0000 (1)"
+  assert column(page, bert_rows.RAPTR.label, "evaluation loss") == "4.0000 (1)"
   assert "lr_0.004/seed_0" in page
   assert "--tune" in page
 
 
-@pytest.mark.parametrize("table", rows.TABLES)
+@pytest.mark.parametrize("table", TABLES)
 def test_a_page_can_be_made_of_nothing(table, setting, tmp_path):
   page = write_page(setting, tmp_path, table)
   assert "No run has finished." in page
@@ -605,23 +603,40 @@ def test_transitions_are_the_losses_around_boundaries(setting, tmp_path):
 def test_transitions_tell_what_was_not_measured(setting):
   run = run_of(setting, "raptr")
   write_run(run, 5.0, evals=[(40, 6, 1.0)])
-  assert transitions.transitions(run, [40]) == {
-    40: transitions.Transition(None, None, None)
+  assert results.transitions(run, [40]) == {
+    40: results.Transition(None, None, None)
   }
 
 
 def test_curves_are_means_at_common_steps(setting):
-  from scripts.tables import figures
-  from scripts.tables.results import read_results
-
   write_grid(setting)
   write_run(run_of(setting, "dense", seed=1), 7.0, evals=[(25, "full", 9.0)])
-  grids = learning_rate.read_grids(setting, rows.METHODS, tune=False)
-  found = read_results(setting, rows.METHODS, grids)
-  curve = figures.mean_curve(found["dense"])
+  grids = results.read_grids(setting, bert_rows.METHODS, tune=False)
+  found = results.read_results(setting, bert_rows.METHODS, grids)
+  curve = results.mean_curve(found["dense"])
   np.testing.assert_array_equal(curve.steps, [50, 100])
   np.testing.assert_allclose(curve.losses, [6.0, 6.0])
   np.testing.assert_allclose(curve.flops, [6.5e14, 1.3e15])
+
+
+def test_lines_have_their_own_colors_or_unused_ones():
+  wanted = {
+    "dense": figures.BLACK,
+    "mine": None,
+    "raptr": figures.VERMILION,
+    "raptr again": figures.VERMILION,
+    "other": None,
+  }
+  assert figures.distinct_colors(wanted) == {
+    "dense": figures.BLACK,
+    "mine": figures.BLUE,
+    "raptr": figures.VERMILION,
+    "raptr again": figures.GREEN,
+    "other": figures.ORANGE,
+  }
+  many = figures.distinct_colors(dict.fromkeys("abcdefghijklmnop"))
+  assert len(many) == 16
+  assert len(set(many.values())) == len(figures.COLOR_CYCLE)
 
 
 # The program.
@@ -646,6 +661,56 @@ def test_report_only_runs_nothing(setting, tmp_path, program, capsys):
   assert {p.name for p in setting.folder.iterdir()} == {"dense"}
 
 
+MY_TABLES = """
+import dataclasses
+
+from tables import views
+from tables.bert_rows import DENSE, RAPTR
+from tables.table import Comparison, Row, Table
+
+MINE = Row("mine", "my method", ("mine.gin",))
+OTHER = dataclasses.replace(MINE, name="other", label="my other method")
+TABLE = Table(
+  name="my_table",
+  title="BERT: my method",
+  comparisons=(
+    Comparison(
+      rows=(DENSE, RAPTR, MINE, OTHER),
+      references=("dense", "raptr"),
+      curves=("dense", "raptr", "mine", "other"),
+      verdicts=("mine",),
+    ),
+  ),
+  view=views.VIEW,
+)
+"""
+
+
+@pytest.mark.parametrize("view", ["LOSSES", "SWEEP", "TRANSITIONS"])
+def test_a_table_with_new_methods_is_one_file(
+  view, setting, tmp_path, program, monkeypatch
+):
+  (tmp_path / "my_tables.py").write_text(MY_TABLES.replace("VIEW", view))
+  monkeypatch.syspath_prepend(tmp_path)
+  monkeypatch.delitem(sys.modules, "my_tables", raising=False)
+  table = program.find_table("my_tables.TABLE")
+  write_grid(setting)
+  for row in table.rows[1:]:
+    for seed in range(2):
+      run = runs.Run(setting, row, BEST, seed)
+      write_run(run, 5.0 + seed, flop_factor_nominal=1.2, boundaries=[50])
+  argv = ["--table", "my_tables.TABLE", "--scale", "tiny", "--report_only"]
+  program.main([*argv, "--runs=runs"])
+  page = Path("results/my_table_tiny.md").read_text()
+  assert "--table my_tables.TABLE --scale tiny --seeds 2\n" in page
+  assert "--gin_file=mine.gin" in page
+  if view == "TRANSITIONS":
+    assert cells(page, "my method")[1] == "50"
+  else:
+    assert column(page, "my method", "evaluation loss").startswith("5.5000 ±")
+  assert Path("results/my_table_tiny.png").stat().st_size > 1000
+
+
 def test_a_dry_run_plans_a_family_against_its_dense_row(program, capsys):
   argv = ["--table", "ul2_methods", "--scale", "tiny", "--dry_run"]
   program.main([*argv, "--only", "ul2_encdec_constant"])
@@ -666,6 +731,9 @@ def test_a_dry_run_plans_a_family_against_its_dense_row(program, capsys):
   ("argv", "message"),
   [
     (("--table", "nothing"), "invalid choice: 'nothing'"),
+    (("--table", "nothing.TABLE"), "No module named 'nothing'"),
+    (("--table", "tables.bert_rows.NOTHING"), "has no attribute 'NOTHING'"),
+    (("--table", "tables.bert_rows.DENSE"), "is a Row, not a Table"),
     (("--table", "bert_methods"), "needs --scale tiny|small|paper"),
     (
       ("--table", "bert_methods", "--scale", "tiny", "--only", "denes"),

@@ -2,12 +2,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from raptr_jax.schedule import (
-  Stage,
-  StageSchedule,
-  expansion_schedule,
-  stage_schedule,
-)
+from raptr_jax.methods.late_expansion import expansion_schedule
+from raptr_jax.methods.schedule import Stage, StageSchedule, stage_schedule
 
 
 def make(**overrides):
@@ -103,7 +99,9 @@ def test_a_flop_factor_decides_how_long_stages_last(
 ):
   kwargs = dict(path_lengths=path_lengths, total_steps=1200, num_layers=12)
   matched = stage_schedule(**kwargs, flop_factor=flop_factor)
-  assert matched.solved == {"stage exponent": pytest.approx(exponent, abs=1e-9)}
+  assert matched.solved_for == {
+    "stage exponent": pytest.approx(exponent, abs=1e-9)
+  }
   named = stage_schedule(
     **kwargs, stage_steps="proportional" if exponent else "equal"
   )
@@ -137,6 +135,6 @@ def test_a_late_expansion():
     total_steps=1200, num_layers=12, initial_layers=0, flop_factor=4 / 3
   )
   assert matched.stages == (Stage(0.0, 300), Stage(12.0, 900))
-  assert matched.solved == {"expansion step": 300}
+  assert matched.solved_for == {"expansion step": 300}
   with pytest.raises(ValueError, match="from 1 layers would be at step 0 of"):
     expansion_schedule(total_steps=100, num_layers=12, flop_factor=1.0)

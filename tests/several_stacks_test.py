@@ -1,5 +1,6 @@
 """A model of two stacks: each has layers, draws and costs of its own."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -10,19 +11,18 @@ import numpy as np
 import optax
 import pytest
 
-from raptr_jax import dry_run, growth, optim, policies
-from raptr_jax import plan as plans
-from raptr_jax.checkpoint import Checkpointer
-from raptr_jax.execution import (
-  DrawTable,
-  StepPrograms,
-  as_executed,
-  draw_table,
-)
-from raptr_jax.schedule import stage_schedule
-from raptr_jax.state import init_state
-from raptr_jax.train import train
-from raptr_jax.train_step import train_step
+from raptr_jax.contracts import LayerDraw
+from raptr_jax.methods import growth, layer_dropping, policies
+from raptr_jax.methods.draws import DrawTable, as_executed, draw_table
+from raptr_jax.methods.schedule import stage_schedule
+from raptr_jax.training import dry_run, optim, setup
+from raptr_jax.training import plan as plans
+from raptr_jax.training.checkpoint import Checkpointer
+from raptr_jax.training.compiled_steps import CompiledSteps
+from raptr_jax.training.loop import train
+from raptr_jax.training.partitioning import Partitioner
+from raptr_jax.training.state import init_state
+from raptr_jax.training.train_step import train_step
 from tests.toy import ToyDataset, ToyEncoderDecoder, make_experiment
 
 KEY = jax.random.key(0)
@@ -73,10 +73,11 @@ def stacking(names=("encoder", "decoder")):
 
 def draws_of(masks, execution):
   """Scales of 1 throughout: it is the mask that decides."""
-  return {
-    name: as_executed(mask, np.ones(mask.size, np.float32), execution)
+  draws = {
+    name: LayerDraw(mask, np.ones(mask.size, np.float32))
     for name, mask in masks.items()
   }
+  return as_executed(draws, execution)
 
 
 def test_each_stack_has_a_schedule_of_its_own():
@@ -85,12 +86,9 @@ def test_each_stack_has_a_schedule_of_its_own():
   decoder = [2] * 4 + [3] * 4 + [4] * 4
   assert plan.draws.stack_lengths["decoder"].tolist() == decoder
   assert plan.num_layers == 7
-  assert (
-    plan.draws.path_lengths.tolist()
-    == (
-      plan.draws.mask["encoder"].sum(1) + plan.draws.mask["decoder"].sum(1)
-    ).tolist()
-  )
+  kept = [draw.mask.sum(1) for draw in plan.draws.by_stack.values()]
+  assert len(kept) == 2
+  assert plan.draws.path_lengths.tolist() == sum(kept).tolist()
   assert plan.always_run["encoder"].tolist() == [True, False, True]
   assert plan.always_run["decoder"].tolist() == [True, False, False, True]
 
@@ -129,9 +127,10 @@ def test_tokens_of_both_sides_are_counted():
 
 
 def test_one_policy_for_all_stacks_draws_independently():
-  policy = policies.layerdrop(num_layers=4, drop_rate=0.5)
+  policy = layer_dropping.layerdrop(num_layers=4, drop_rate=0.5)
   run = make_run("unused", model=ToyEncoderDecoder(4, 4), policy=policy)
-  mask = draw_table(run.policies, KEY, 4000).mask
+  drawn = draw_table(run.policies, KEY, 4000, "gather").by_stack
+  mask = {name: draw.mask for name, draw in drawn.items()}
   for layer in range(4):
     both = mask["encoder"][:, layer] & mask["decoder"][:, layer]
     assert both.mean() == pytest.approx(0.25, abs=0.03)
@@ -143,9 +142,11 @@ def test_one_policy_for_all_stacks_draws_independently():
 
 def test_draws_do_not_depend_on_the_order_of_a_mapping():
   turned = dict(reversed(POLICIES.items()))
-  draws, expected = make_plan(policy=turned).draws, make_plan().draws
+  draws, expected = (
+    plan.draws.by_stack for plan in (make_plan(policy=turned), make_plan())
+  )
   for name in MODEL.stacks:
-    np.testing.assert_array_equal(draws.mask[name], expected.mask[name])
+    np.testing.assert_array_equal(draws[name].mask, expected[name].mask)
 
 
 @pytest.mark.parametrize(
@@ -158,38 +159,37 @@ def test_each_combination_of_lengths_is_a_program(execution, compiled):
     name: np.arange(size) < np.asarray(lengths[name])[:, None]
     for name, size in MODEL.stacks.items()
   }
-  scales = {name: mask.astype(np.float32) for name, mask in masks.items()}
+  table = DrawTable(
+    {
+      name: LayerDraw(mask, mask.astype(np.float32))
+      for name, mask in masks.items()
+    },
+    execution,
+  )
   traced = []
 
   def step(state, batch, draws):
     traced.append(tuple(draw.scale.shape[0] for draw in draws.values()))
     return state
 
-  shape = jax.ShapeDtypeStruct((), jnp.float32)
-  programs = StepPrograms(
-    jax.jit(step),
-    shape,
-    shape,
-    DrawTable(masks, scales),
-    start=0,
-    execution=execution,
-    draw_sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]),
-  )
-  for number in range(5):
-    programs.program(number)(
-      jnp.zeros(()), jnp.zeros(()), DrawTable(masks, scales).draws(
-        number, execution
-      )
-    )  # fmt: skip
-  programs.close()
+  place = Partitioner()
+  number = jax.ShapeDtypeStruct((), jnp.float32, sharding=place.replicated)
+  zero = place.put_replicated(np.zeros((), np.float32))
+  with CompiledSteps(
+    jax.jit(step), number, number, table, start=0, partitioner=place
+  ) as steps:
+    for index in range(5):
+      steps(index, zero, zero)
   # A jitted function has its arguments sorted by name: the decoder is first.
   assert [tuple(reversed(lengths)) for lengths in traced] == compiled
 
 
+@functools.cache
 def one_step(**optimizer):
   """The state before and after a step of the layers in MASKS."""
   adam = optim.adamw(learning_rate=lambda step: 1e-2, **optimizer)
-  state = nn.unbox(init_state(KEY, model=MODEL, optimizer=adam))
+  init = functools.partial(init_state, model=MODEL, optimizer=adam)
+  state = nn.unbox(jax.jit(init)(KEY))
   # Moments and biases that are not zero, so that all of them could change.
   state = jax.tree.map(
     lambda x: x + 0.1 if jnp.issubdtype(x.dtype, jnp.floating) else x, state
@@ -226,13 +226,13 @@ def moved_rows(before, after):
 
 @pytest.mark.parametrize("execution", ["gather", "cond"])
 def test_skipped_layers_of_each_stack_have_no_gradient(execution):
-  params = nn.unbox(MODEL.init(KEY))
+  params = nn.unbox(jax.jit(MODEL.init)(KEY))
   batch = next(ToyDataset().batches(0))
 
   @jax.jit
   def gradient(params, draws):
     loss = lambda *args: MODEL.loss_fn(*args)[0]  # noqa: E731
-    return jax.grad(loss)(params, batch, KEY, draws)
+    return jax.grad(loss)(params, batch, draws, KEY)
 
   grads = gradient(params, draws_of(MASKS, execution))
   nothing = jax.tree.map(np.zeros_like, grads)
@@ -274,7 +274,9 @@ def test_growth_moves_the_rows_of_each_stack_by_its_own_map(step):
   growths = make_run("unused", **stacking()).growths
   sources, resets = growth.row_moves(growths, step)
   trees = {"params": state.params, "moments": optax.tree.get(state, "mu")}
-  grown = growth.grow(trees["params"], trees["moments"], sources, resets)
+  grown = jax.jit(growth.grow)(
+    trees["params"], trees["moments"], sources, resets
+  )
   leaves = jax.tree_util.tree_leaves_with_path(trees)
   moved = jax.tree.leaves(dict(zip(trees, grown)))
   for (path, old), new in zip(leaves, moved, strict=True):
@@ -302,17 +304,17 @@ def test_a_mapping_for_other_stacks_is_an_error(field, macro):
 
 def test_one_method_for_stacks_of_two_depths_is_an_error():
   with pytest.raises(
-    ValueError, match="4 layers in its decoder, the method is for 3"
+    ValueError, match="decoder has 4 layers, but the method is for 3"
   ):
     make_run("unused", policy=policies.full(num_layers=3))
 
 
 def test_solved_numbers_are_named_by_their_stack():
   def solved(policy):
-    return make_run("unused", policy=policy).solved
+    return make_run("unused", policy=policy).solved_for
 
   rates = {
-    name: policies.layerdrop(num_layers=size, flop_factor=factor)
+    name: layer_dropping.layerdrop(num_layers=size, flop_factor=factor)
     for factor, (name, size) in zip((2.0, 1.25), MODEL.stacks.items())
   }
   assert solved(rates) == pytest.approx(
@@ -343,20 +345,20 @@ def test_a_dry_run_tells_stacks_apart(capsys):
   assert "full path (7 layers)" in page
 
 
-def rows(run, split):
+def entries(run, split):
   text = (Path(run.model_dir) / "metrics.jsonl").read_text()
   times = ("tokens_per_second", "step_seconds", "mfu")
   parsed = [json.loads(line) for line in text.splitlines()]
   return [
-    {name: value for name, value in row.items() if name not in times}
-    for row in parsed
-    if row["split"] == split
+    {name: value for name, value in entry.items() if name not in times}
+    for entry in parsed
+    if entry["split"] == split
   ]
 
 
 def final_state(run):
   with run.checkpointer.open(run.model_dir) as checkpoints:
-    return jax.device_get(checkpoints.restore(plans.abstract_state(run))[0])
+    return jax.device_get(checkpoints.restore(setup.abstract_state(run))[0])
 
 
 class Dying(ToyDataset):
@@ -370,15 +372,15 @@ class Dying(ToyDataset):
 
 
 def test_a_run_accounts_for_both_stacks(tmp_path):
-  kinds = ToyDataset(seed=1, kinds=("even", "odd"))
+  kinds = ToyDataset(seed=1, example_kinds=("even", "odd"))
   run = make_run(tmp_path, eval_dataset=kinds, execution="cond")
   summary = train(run)
   assert summary["num_layers"] == 7
   assert summary["boundaries"] == [4, 6, 8]
   assert summary["stage_path_lengths"] == [4, 5, 6, 7]
-  low, high = sorted(summary["loss_by_kind"].values())
+  low, high = sorted(summary["loss_by_example_kind"].values())
   assert low < summary["final_eval_loss"] < high
-  last = [row["layers"] for row in rows(run, "eval") if row["step"] == 12]
+  last = [e["layers"] for e in entries(run, "eval") if e["step"] == 12]
   assert last == ["full", 4, 5, 6, 7]
 
 
@@ -404,7 +406,7 @@ def test_growing_stacks_go_on_in_the_same_bits(tmp_path):
     np.testing.assert_array_equal, final_state(broken), final_state(unbroken)
   )
   for split in ("train", "eval"):
-    assert rows(broken, split) == rows(unbroken, split)
-  evaluated = [(row["step"], row["layers"]) for row in rows(broken, "eval")]
+    assert entries(broken, split) == entries(unbroken, split)
+  evaluated = [(e["step"], e["layers"]) for e in entries(broken, "eval")]
   grown = [step for step, layers in evaluated if layers == "grown"]
   assert grown == [4, 8]

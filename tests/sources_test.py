@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from tasks.sources import KJV_VALIDATION_BOOKS, KingJamesBible, TextFolder
+from tasks.text.sources import KJV_VALIDATION_BOOKS, KingJamesBible, TextFolder
 
 
 def test_every_chapter_of_the_king_james_bible_is_in_one_split():
@@ -82,7 +82,7 @@ def test_file_that_is_not_utf8_is_named(folder):
 
 
 def test_unknown_split_and_useless_holdout_are_refused(folder):
-  with pytest.raises(ValueError, match=r"'test' is none of"):
+  with pytest.raises(ValueError, match=r"'test' is not one of"):
     TextFolder(str(folder)).documents("test")
   with pytest.raises(ValueError, match=r"validation_every=1"):
     TextFolder(str(folder), validation_every=1)

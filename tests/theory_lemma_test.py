@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from raptr_jax.theory import lemma
-from scripts.tables import lemma_runs
-from scripts.tables import theory_lemma as table
+from theory import lemma_pages, lemma_runs
 
 # Of the gap from depth 16 to 64, and from there to 256, by seed. An interval
 # of two values 0.02 apart reaches 12.7062 * 0.01 to both sides.
@@ -77,8 +76,8 @@ def trained(depth, *, seconds=20.0, **source):
 def write_page(folder, parts):
   """The page of made-up measurements, and the size of its picture."""
   results = json.dumps({"lemma": NETWORKS, "trained": parts})
-  (folder / table.RESULTS_FILE).write_text(results)
-  table.report(folder, folder / "results", "make it so")
+  (folder / lemma_runs.RESULTS_FILE).write_text(results)
+  lemma_pages.report(folder, folder / "results", "make it so")
   head = (folder / "results" / "theory_lemma.png").read_bytes()[:24]
   assert not list((folder / "results").glob("*.partial"))
   page = (folder / "results" / "theory_lemma.md").read_text()
@@ -155,8 +154,8 @@ def calls(monkeypatch):
 
 
 def test_what_was_measured_is_kept(tmp_path, calls, monkeypatch):
-  path = tmp_path / table.RESULTS_FILE
-  table.run(tmp_path, {2: Path("two")})
+  path = tmp_path / lemma_runs.RESULTS_FILE
+  lemma_runs.run(tmp_path, {2: Path("two")})
   sizes = [(256, 4), (256, 64), (16, 64)]
   assert calls == [*(size for size in sizes for _ in range(2)), (2, "two")]
   first = json.loads(path.read_text())
@@ -164,7 +163,7 @@ def test_what_was_measured_is_kept(tmp_path, calls, monkeypatch):
   assert first["lemma"]["cells"][0]["gaps"] == [0.5, 0.5]
 
   del calls[:]
-  table.run(tmp_path, {4: Path("four"), 2: Path("two")})
+  lemma_runs.run(tmp_path, {4: Path("four"), 2: Path("two")})
   assert calls == [(4, "four")]
   second = json.loads(path.read_text())
   assert second["lemma"] == first["lemma"]
@@ -176,5 +175,5 @@ def test_what_was_measured_is_kept(tmp_path, calls, monkeypatch):
   monkeypatch.setattr(lemma, "measure", fail)
   monkeypatch.setattr(lemma_runs, "measure_trained", fail)
   text = path.read_text()
-  table.run(tmp_path, {4: Path("four"), 2: Path("two")})
+  lemma_runs.run(tmp_path, {4: Path("four"), 2: Path("two")})
   assert path.read_text() == text

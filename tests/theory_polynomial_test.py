@@ -1,4 +1,4 @@
-"""Runs are trained once, and the page says what they came to."""
+"""Runs are trained once, and the page shows their results."""
 
 import dataclasses
 import json
@@ -7,14 +7,14 @@ import struct
 import pytest
 
 from raptr_jax.theory import polynomial
-from scripts.tables import theory_polynomial as table
-from scripts.tables.polynomial_runs import Sizes, make_methods
+from theory import polynomial_pages, polynomial_runs
+from theory.polynomial_runs import Sizes, make_methods
 
 SIZES = Sizes(
   num_bits=4, max_degree=2, total_steps=40, warmup_steps=4, eval_period=10
 )
 SEEDS = (3, 4)
-NUM_RUNS = len(table.LEARNING_RATES) - 1 + 5 * len(SEEDS)
+NUM_RUNS = len(polynomial_runs.LEARNING_RATES) - 1 + 5 * len(SEEDS)
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def calls(monkeypatch):
     """High degrees suffer from short paths, and from rates other than 4e-3."""
     calls.append((total_steps, seed))
     rate = float(optimizer.learning_rate(SIZES.warmup_steps))
-    length = float(policy.inclusion(0).sum())
+    length = float(policy.keep_probabilities(0).sum())
     error = (12 - length) / 10 + abs(rate - 4e-3) + seed / 100
     for step in range(0, total_steps + 1, SIZES.eval_period):
       yield polynomial.Evaluation(step, 10 * step, error, [0.0, error])
@@ -36,8 +36,10 @@ def calls(monkeypatch):
 
 
 def run(folder, **sizes):
-  table.run(folder, sizes=dataclasses.replace(SIZES, **sizes), seeds=SEEDS)
-  return json.loads((folder / table.RESULTS_FILE).read_text())
+  polynomial_runs.run(
+    folder, sizes=dataclasses.replace(SIZES, **sizes), seeds=SEEDS
+  )
+  return json.loads((folder / polynomial_runs.RESULTS_FILE).read_text())
 
 
 def test_all_methods_but_dense_have_the_flop_factor():
@@ -72,7 +74,7 @@ def test_report_needs_the_results_alone(tmp_path, calls):
   run(tmp_path / "runs")
   for path in (tmp_path / "runs").glob("*seed*"):
     path.unlink()
-  table.report(tmp_path / "runs", tmp_path / "results", "make it so")
+  polynomial_pages.report(tmp_path / "runs", tmp_path / "results", "make it so")
   page = (tmp_path / "results" / "theory_polynomial.md").read_text()
   assert "make it so" in page
   assert "| 2 | 0.035 ± 0.007 | 0.035 ± 0.007 | 0.635 ± 0.007 |" in page

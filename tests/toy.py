@@ -1,5 +1,6 @@
 """A run small enough to be trained in a test, on data that can be learnt."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -9,14 +10,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from raptr_jax import flops, losses, optim, policies
-from raptr_jax.checkpoint import Checkpointer
-from raptr_jax.experiment import Experiment
+from raptr_jax.methods import policies
+from raptr_jax.methods.schedule import stage_schedule
+from raptr_jax.models import flops, losses
 from raptr_jax.models.bert import BertConfig, BertMaskedLM
-from raptr_jax.models.masked_stack import MaskedStack, full_path
-from raptr_jax.partitioning import Partitioner
-from raptr_jax.schedule import stage_schedule
+from raptr_jax.models.masked_stack import MaskedStack, full_paths
+from raptr_jax.training import learning_rates, optim, setup
+from raptr_jax.training.checkpoint import Checkpointer
+from raptr_jax.training.experiment import Experiment
+from raptr_jax.training.partitioning import Partitioner
 
 VOCAB, LENGTH, TARGETS, LAYERS = 32, 8, 2, 4
 
@@ -24,14 +28,14 @@ VOCAB, LENGTH, TARGETS, LAYERS = 32, 8, 2, 4
 class ToyDataset:
   """Rows of one repeated token, of which two are masked.
 
-  The kind of a row, if there are kinds, is the remainder of its token.
+  The kind of a row, if there are several, is the remainder of its token.
   """
 
   num_examples = None
 
-  def __init__(self, batch_size=8, seed=0, kinds=()):
+  def __init__(self, batch_size=8, seed=0, example_kinds=()):
     self.batch_size = batch_size
-    self.kinds = kinds
+    self.example_kinds = example_kinds
     self.unigram_counts = np.ones(VOCAB, np.int64)
     self._seed = seed
 
@@ -55,7 +59,8 @@ class ToyDataset:
     tokens[:, :TARGETS] = 4
     positions = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), shape)
     places = np.broadcast_to(np.arange(TARGETS), (self.batch_size, TARGETS))
-    kind = {"kind": targets % len(self.kinds)} if self.kinds else {}
+    kinds = len(self.example_kinds)
+    kind = {"example_kind": targets % kinds} if kinds else {}
     return kind | {
       "tokens": tokens,
       "segment_ids": np.ones(shape, np.int32),
@@ -73,7 +78,8 @@ class SpecDataset:
   unigram_counts = None
 
   def __init__(self, dataset, vocabulary_size, seed=0):
-    self.batch_size, self.kinds = dataset.batch_size, dataset.kinds
+    self.batch_size = dataset.batch_size
+    self.example_kinds = dataset.example_kinds
     self._spec, self._size = dataset.batch_spec(), vocabulary_size
     self._seed = seed
 
@@ -91,7 +97,7 @@ class SpecDataset:
     most = {
       "tokens": self._size,
       "targets": self._size,
-      "kind": len(self.kinds),
+      "example_kind": len(self.example_kinds),
     }
     return {
       name: rng.integers(most.get(name, 2), size=x.shape).astype(x.dtype)
@@ -170,10 +176,10 @@ class ToyEncoderDecoder:
     batch = dict.fromkeys(
       ("tokens", "target_positions"), jnp.zeros((1, 1), jnp.int32)
     )
-    draws = {name: full_path(size) for name, size in self.stacks.items()}
-    return self.module.init(key, batch, draws)["params"]
+    paths = full_paths(self.stacks)
+    return self.module.init(key, batch, paths)["params"]
 
-  def loss_fn(self, params, batch, dropout_key, draws):
+  def loss_fn(self, params, batch, draws, dropout_key):
     logits = self.module.apply({"params": params}, batch, draws, dropout_key)
     return losses.cross_entropy(
       logits, batch["targets"], batch["target_weights"]
@@ -195,10 +201,17 @@ class ToyEncoderDecoder:
     return flops.StepFlops(blocks, flops.product(predicted, 16, VOCAB))
 
 
+@functools.cache
+def make_optimizer(total_steps) -> optim.Optimizer:
+  rate = learning_rates.linear(
+    peak=1e-2, warmup_steps=2, total_steps=total_steps
+  )
+  return optim.adamw(learning_rate=rate)
+
+
 def make_experiment(model_dir, **overrides) -> Experiment:
   """RaPTr 2-3-4 on a four-layer model, twelve steps."""
   total_steps = overrides.get("total_steps", 12)
-  rate = optim.linear(peak=1e-2, warmup_steps=2, total_steps=total_steps)
   schedule = stage_schedule(
     path_lengths=(2, 3, 4), total_steps=total_steps, num_layers=LAYERS
   )
@@ -207,7 +220,7 @@ def make_experiment(model_dir, **overrides) -> Experiment:
     policy=policies.raptr(schedule=schedule, sampler="exact"),
     train_dataset=ToyDataset(),
     eval_dataset=ToyDataset(seed=1),
-    optimizer=optim.adamw(learning_rate=rate),
+    optimizer=make_optimizer(total_steps),
     partitioner=Partitioner(),
     checkpointer=Checkpointer(period=5),
     model_dir=str(model_dir),
@@ -218,3 +231,38 @@ def make_experiment(model_dir, **overrides) -> Experiment:
     report_period=2,
   )
   return Experiment(**kwargs | overrides)
+
+
+@contextlib.contextmanager
+def shared_programs():
+  """Runs of the same parts share their programs, which are compiled once.
+
+  Each run makes jitted functions of its own otherwise, and tracing and loading
+  these takes most of the time of a run as short as a test's.
+  """
+  jitted_step, jitted_grow = setup.jitted_step, setup.jitted_grow
+  programs = {}
+
+  def shared_step(experiment, abstract):
+    key = (
+      experiment.model,
+      experiment.optimizer,
+      experiment.partitioner,
+      experiment.random_seed,
+      experiment.num_microbatches,
+    )
+    if key not in programs:
+      programs[key] = jitted_step(experiment, abstract)
+    return programs[key]
+
+  def shared_grow(abstract):
+    leaves, tree = jax.tree.flatten(abstract)
+    key = (tree, *leaves)
+    if key not in programs:
+      programs[key] = jitted_grow(abstract)
+    return programs[key]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(setup, "jitted_step", shared_step)
+    patch.setattr(setup, "jitted_grow", shared_grow)
+    yield

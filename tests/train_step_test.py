@@ -7,26 +7,45 @@ import numpy as np
 import optax
 import pytest
 
-from raptr_jax import optim
-from raptr_jax.execution import as_executed
-from raptr_jax.state import init_state
-from raptr_jax.train_step import train_step
+from raptr_jax.contracts import LayerDraw
+from raptr_jax.training import optim
+from raptr_jax.training.state import init_state
+from raptr_jax.training.train_step import train_step
 from tests.toy import LAYERS, ToyDataset, make_model
 
 KEY = jax.random.key(0)
 MASK = np.asarray([True, False, False, True])
-DRAWS = {"stack": as_executed(MASK, MASK.astype(np.float32), "gather")}
+DRAWS = {"stack": LayerDraw(MASK, MASK.astype(np.float32)).path()}
 
 
-def setup(**model_overrides):
-  model = make_model(**model_overrides)
-  optimizer = optim.adamw(learning_rate=lambda step: 1e-2, clip_norm=None)
-  state = nn.unbox(init_state(KEY, model=model, optimizer=optimizer))
-  step = functools.partial(
-    train_step, model=model, optimizer=optimizer, dropout_key=KEY
+OPTIMIZER = optim.adamw(learning_rate=lambda step: 1e-2, clip_norm=None)
+
+
+@functools.cache
+def fresh_state():
+  init = functools.partial(init_state, model=make_model(), optimizer=OPTIMIZER)
+  return nn.unbox(jax.jit(init)(KEY))
+
+
+@functools.cache
+def compiled(step):
+  """The same jitted function whenever it is asked for."""
+  return jax.jit(step)
+
+
+@functools.cache
+def step_of(dropout_rate):
+  return functools.partial(
+    train_step,
+    model=make_model(dropout_rate=dropout_rate),
+    optimizer=OPTIMIZER,
+    dropout_key=KEY,
   )
+
+
+def setup(*, dropout_rate):
   batch = next(ToyDataset().batches(0))
-  return state, batch, step
+  return fresh_state(), batch, step_of(dropout_rate)
 
 
 def assert_close(got, expected):
@@ -43,7 +62,7 @@ def test_accumulated_gradients_are_those_of_the_batch(num_microbatches):
   # Targets are unevenly spread: a mean of means would not do.
   batch["target_weights"][0] = 0
   batch["target_weights"][3, 0] = 0
-  whole, whole_metrics = jax.jit(step)(state, batch, DRAWS)
+  whole, whole_metrics = compiled(step)(state, batch, DRAWS)
   parts, parts_metrics = jax.jit(
     functools.partial(step, num_microbatches=num_microbatches)
   )(state, batch, DRAWS)
@@ -56,19 +75,19 @@ def test_accumulated_gradients_are_those_of_the_batch(num_microbatches):
 def test_the_gradient_is_that_of_the_mean_loss():
   state, batch, step = setup(dropout_rate=0.0)
   model = make_model(dropout_rate=0.0)
-  metrics = jax.jit(step)(state, batch, DRAWS)[1]
+  metrics = compiled(step)(state, batch, DRAWS)[1]
 
   def mean_loss(params):
-    loss, sums = model.loss_fn(params, batch, None, DRAWS)
+    loss, sums = model.loss_fn(params, batch, DRAWS, None)
     return loss / sums["weight"]
 
-  expected = optax.tree.norm(jax.grad(mean_loss)(state.params))
+  expected = optax.tree.norm(jax.jit(jax.grad(mean_loss))(state.params))
   np.testing.assert_allclose(metrics["grad_norm"], expected, rtol=1e-4)
 
 
 def test_dropout_differs_between_steps_and_microbatches():
   state, batch, step = setup(dropout_rate=0.5)
-  run = jax.jit(step)
+  run = compiled(step)
   first = run(state, batch, DRAWS)[1]["loss"]
   assert run(state, batch, DRAWS)[1]["loss"] == first
   later = dataclasses.replace(state, step=state.step + 1)
@@ -78,11 +97,11 @@ def test_dropout_differs_between_steps_and_microbatches():
   halves = functools.partial(step, num_microbatches=2)
   seen = []
 
-  def spy(params, part, key, draws):
+  def spy(params, part, draws, key):
     jax.debug.callback(
       lambda k: seen.append(tuple(k.tolist())), jax.random.key_data(key)
     )
-    return make_model(dropout_rate=0.5).loss_fn(params, part, key, draws)
+    return make_model(dropout_rate=0.5).loss_fn(params, part, draws, key)
 
   @dataclasses.dataclass(frozen=True)
   class Spy:

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,39 +11,50 @@ import jax
 import numpy as np
 import pytest
 
-from raptr_jax import policies
-from raptr_jax import train as training
-from raptr_jax.checkpoint import Checkpointer
-from raptr_jax.execution import StepPrograms
-from raptr_jax.growth import GrowthPlan, grow
+from raptr_jax.methods import policies
+from raptr_jax.methods.growth import GrowthPlan, grow
+from raptr_jax.methods.schedule import stage_schedule
 from raptr_jax.models.bert import BertMaskedLM
-from raptr_jax.partitioning import Partitioner
-from raptr_jax.schedule import stage_schedule
-from raptr_jax.train import train
-from tests.toy import LAYERS, ToyDataset, make_experiment, make_model
+from raptr_jax.training import loop, setup
+from raptr_jax.training.checkpoint import Checkpointer
+from raptr_jax.training.compiled_steps import CompiledSteps
+from raptr_jax.training.held_out import held_out_evaluator
+from raptr_jax.training.loop import train
+from raptr_jax.training.partitioning import Partitioner
+from tests.toy import (
+  LAYERS,
+  ToyDataset,
+  make_experiment,
+  make_model,
+  shared_programs,
+)
 
 TIMES = ("tokens_per_second", "step_seconds", "mfu")
 
 
-def rows(model_dir, split=None):
+@pytest.fixture(scope="module", autouse=True)
+def programs():
+  with shared_programs():
+    yield
+
+
+def entries(model_dir, split=None):
   lines = (model_dir / "metrics.jsonl").read_text().splitlines()
   parsed = [json.loads(line) for line in lines]
-  for row in parsed:
+  for entry in parsed:
     for name in TIMES:
-      row.pop(name, None)
-  return [row for row in parsed if split in (None, row["split"])]
+      entry.pop(name, None)
+  return [entry for entry in parsed if split in (None, entry["split"])]
 
 
 def final_params(experiment):
-  from raptr_jax import plan
-
   with experiment.checkpointer.open(experiment.model_dir) as checkpoints:
-    state, _ = checkpoints.restore(plan.abstract_state(experiment))
+    state, _ = checkpoints.restore(setup.abstract_state(experiment))
   return jax.device_get(state.params)
 
 
 def assert_it_ends_like(unbroken, experiment):
-  """Trains to the end: parameters and training rows are those bits."""
+  """Trains to the end: parameters and training entries are those bits."""
   train(experiment)
   jax.tree.map(
     np.testing.assert_array_equal,
@@ -50,7 +62,7 @@ def assert_it_ends_like(unbroken, experiment):
     final_params(unbroken),
   )
   model_dirs = (Path(experiment.model_dir), Path(unbroken.model_dir))
-  got, expected = (rows(model_dir, "train") for model_dir in model_dirs)
+  got, expected = (entries(model_dir, "train") for model_dir in model_dirs)
   assert got == expected
 
 
@@ -77,7 +89,7 @@ class DyingDataset(ToyDataset):
       yield batch
 
 
-# Stages begin at 4 and 8, checkpoints are at 5 and 10, rows at even steps.
+# Stages begin at 4 and 8, checkpoints are at 5 and 10, entries at even steps.
 @pytest.mark.parametrize("dies_at", [3, 5, 6, 9, 11])
 def test_killed_and_started_again_it_ends_in_the_same_bits(
   tmp_path, unbroken, dies_at
@@ -86,7 +98,7 @@ def test_killed_and_started_again_it_ends_in_the_same_bits(
   with pytest.raises(Killed):
     train(dying)
   assert_it_ends_like(unbroken, make_experiment(tmp_path))
-  assert rows(tmp_path, "eval") == rows(Path(unbroken.model_dir), "eval")
+  assert entries(tmp_path, "eval") == entries(Path(unbroken.model_dir), "eval")
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
@@ -143,8 +155,8 @@ def test_a_stacked_run_goes_on_across_a_growth_in_the_same_bits(
   assert_it_ends_like(
     unbroken_stacking, make_stacking(tmp_path, checkpointer=checkpointer)
   )
-  expected = rows(Path(unbroken_stacking.model_dir), "eval")
-  assert rows(tmp_path, "eval") == expected
+  expected = entries(Path(unbroken_stacking.model_dir), "eval")
+  assert entries(tmp_path, "eval") == expected
 
 
 def test_reset_optimizer_state_goes_on_across_a_growth_as_well(tmp_path):
@@ -164,27 +176,27 @@ def test_reset_optimizer_state_goes_on_across_a_growth_as_well(tmp_path):
 def test_a_sharded_model_grows_like_one_in_a_piece(tmp_path, unbroken_stacking):
   sharded = make_stacking(tmp_path, partitioner=Partitioner(model_shards=2))
   train(sharded)
-  expected = rows(Path(unbroken_stacking.model_dir), "eval")
-  for got, row in zip(rows(tmp_path, "eval"), expected, strict=True):
-    assert got["loss"] == pytest.approx(row["loss"], rel=1e-4)
+  expected = entries(Path(unbroken_stacking.model_dir), "eval")
+  for got, entry in zip(entries(tmp_path, "eval"), expected, strict=True):
+    assert got["loss"] == pytest.approx(entry["loss"], rel=1e-4)
 
 
 def test_a_growing_model_is_evaluated_as_it_is(unbroken_stacking, tmp_path):
-  evals = rows(Path(unbroken_stacking.model_dir), "eval")
+  evals = entries(Path(unbroken_stacking.model_dir), "eval")
   named = [(r["step"], r["layers"]) for r in evals]
   assert [n for n in named if isinstance(n[1], str)] == [
     (4, "full"), (4, "grown"), (5, "full"), (8, "full"), (8, "grown"),
     (9, "full"), (10, "full"), (12, "full"),
   ]  # fmt: skip
   # Training stops where the model is about to grow: its checkpoint has two
-  # layers, and evaluated with two it has the loss of that row.
+  # layers, and evaluated with two it has the loss of that entry.
   stopped = make_stacking(tmp_path, checkpointer=Checkpointer(period=4))
   dying = dataclasses.replace(stopped, train_dataset=DyingDataset(4))
   with pytest.raises(Killed):
     train(dying)
-  evaluator = training.make_evaluator(stopped)
+  evaluator = held_out_evaluator(stopped)
   params = final_params(stopped)
-  losses = {row["layers"]: row["loss"] for row in evals if row["step"] == 4}
+  losses = {e["layers"]: e["loss"] for e in evals if e["step"] == 4}
   full = evaluator.full(params, {"stack": 2})["loss"]
   assert full == pytest.approx(losses["full"], rel=1e-6)
   source, reset = np.asarray([0, 1, 1, 3]), np.zeros(4, bool)
@@ -198,7 +210,7 @@ def test_cond_and_gather_train_alike(tmp_path, unbroken):
   train(make_experiment(tmp_path, execution="cond"))
   model_dir = Path(unbroken.model_dir)
   for cond, gather in zip(
-    rows(tmp_path, "train"), rows(model_dir, "train"), strict=True
+    entries(tmp_path, "train"), entries(model_dir, "train"), strict=True
   ):
     assert cond.pop("split") == gather.pop("split")
     assert cond == pytest.approx(gather, rel=1e-4)
@@ -206,34 +218,36 @@ def test_cond_and_gather_train_alike(tmp_path, unbroken):
 
 def test_the_full_model_is_evaluated_around_every_boundary(unbroken, tmp_path):
   model_dir = Path(unbroken.model_dir)
-  full = [r["step"] for r in rows(model_dir, "eval") if r["layers"] == "full"]
+  full = [
+    r["step"] for r in entries(model_dir, "eval") if r["layers"] == "full"
+  ]
   assert full == [4, 5, 8, 9, 10, 12]
-  lengths = [r["layers"] for r in rows(model_dir, "eval") if r["step"] == 12]
+  lengths = [r["layers"] for r in entries(model_dir, "eval") if r["step"] == 12]
   assert lengths == ["full", 2, 3, 4]
-  last = {r["layers"]: r["loss"] for r in rows(model_dir, "eval")}
+  last = {r["layers"]: r["loss"] for r in entries(model_dir, "eval")}
   assert last[4] == pytest.approx(last["full"], rel=1e-6)
 
 
-def test_rows_account_for_what_was_run(unbroken, tmp_path):
+def test_entries_account_for_what_was_run(unbroken, tmp_path):
   model_dir = Path(unbroken.model_dir)
-  train_rows = rows(model_dir, "train")
-  assert [r["step"] for r in train_rows] == [2, 4, 6, 8, 10, 12]
-  assert [r["stage"] for r in train_rows] == [1, 1, 2, 2, 3, 3]
-  assert [r["path_length"] for r in train_rows] == [2, 2, 3, 3, 4, 4]
-  flops = np.diff([0, *(r["flops"] for r in train_rows)])
+  train_entries = entries(model_dir, "train")
+  assert [r["step"] for r in train_entries] == [2, 4, 6, 8, 10, 12]
+  assert [r["stage"] for r in train_entries] == [1, 1, 2, 2, 3, 3]
+  assert [r["path_length"] for r in train_entries] == [2, 2, 3, 3, 4, 4]
+  flops = np.diff([0, *(r["flops"] for r in train_entries)])
   per_length = {length: flops[2 * i] for i, length in enumerate((2, 3, 4))}
   np.testing.assert_allclose(
     per_length[4] - per_length[3], per_length[3] - per_length[2]
   )
-  assert train_rows[-1]["tokens"] == 12 * 8 * 8
+  assert train_entries[-1]["tokens"] == 12 * 8 * 8
   rate = unbroken.optimizer.learning_rate
-  assert [r["learning_rate"] for r in train_rows] == pytest.approx(
-    [float(rate(r["step"] - 1)) for r in train_rows]
+  assert [r["learning_rate"] for r in train_entries] == pytest.approx(
+    [float(rate(r["step"] - 1)) for r in train_entries]
   )
   summary = json.loads((model_dir / "summary.json").read_text())
   assert summary["flop_factor_nominal"] == pytest.approx(4 / 3)
   assert summary["flop_factor_spent"] == pytest.approx(4 / 3)
-  assert summary["flops_spent"] == pytest.approx(train_rows[-1]["flops"])
+  assert summary["flops_spent"] == pytest.approx(train_entries[-1]["flops"])
   assert summary["unigram_loss"] == pytest.approx(np.log(32))
   assert (model_dir / "curves.png").exists()
   assert (model_dir / "summary.md").exists()
@@ -249,17 +263,24 @@ def test_a_complete_run_is_left_alone(unbroken, tmp_path, capsys):
 
 
 def test_a_run_that_lost_its_summary_writes_it_again(tmp_path, unbroken):
-  experiment = make_experiment(tmp_path)
-  train(experiment)
-  before = rows(tmp_path)
+  shutil.copytree(unbroken.model_dir, tmp_path, dirs_exist_ok=True)
+  before = entries(tmp_path)
   (tmp_path / "summary.json").unlink()
   train(make_experiment(tmp_path))
   assert (tmp_path / "summary.json").exists()
-  assert rows(tmp_path) == before
+  assert entries(tmp_path) == before
 
 
 def test_it_learns(tmp_path):
-  summary = train(make_experiment(tmp_path, total_steps=60))
+  summary = train(
+    make_experiment(
+      tmp_path,
+      total_steps=60,
+      eval_period=60,
+      checkpointer=Checkpointer(period=60),
+      execution="cond",  # One program.
+    )
+  )
   assert summary["final_eval_loss"] < summary["unigram_loss"] - 0.3
 
 
@@ -290,14 +311,19 @@ finite_with_a_gradient_of_nan.defvjp(
 def test_a_gradient_that_is_not_finite_is_not_saved_either(tmp_path):
   @dataclasses.dataclass(frozen=True)
   class Diverging(BertMaskedLM):
-    def loss_fn(self, params, batch, dropout_key, draws):
-      loss, metrics = super().loss_fn(params, batch, dropout_key, draws)
+    def loss_fn(self, params, batch, draws, dropout_key):
+      loss, metrics = super().loss_fn(params, batch, draws, dropout_key)
       return finite_with_a_gradient_of_nan(loss), metrics
 
-  model = Diverging(make_model().config)
   checkpointer = Checkpointer(period=1)
+  experiment = make_experiment(
+    tmp_path,
+    model=Diverging(make_model().config),
+    checkpointer=checkpointer,
+    execution="cond",  # One program.
+  )
   with pytest.raises(FloatingPointError, match="grad_norm is not finite"):
-    train(make_experiment(tmp_path, model=model, checkpointer=checkpointer))
+    train(experiment)
   with checkpointer.open(tmp_path) as checkpoints:
     assert checkpoints.latest_step() is None
 
@@ -305,7 +331,7 @@ def test_a_gradient_that_is_not_finite_is_not_saved_either(tmp_path):
 def test_killed_while_it_saves_it_still_resumes(tmp_path, unbroken):
   program = f"""
 import os, sys
-from raptr_jax.train import train
+from raptr_jax.training.loop import train
 from tests.toy import ToyDataset, make_experiment
 
 class Dying(ToyDataset):
@@ -318,16 +344,23 @@ class Dying(ToyDataset):
 train(make_experiment({str(tmp_path)!r}, train_dataset=Dying()))
 """
   root = Path(__file__).resolve().parent.parent
-  result = subprocess.run([sys.executable, "-c", program], cwd=root)
+  cache = {
+    "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+  }
+  result = subprocess.run(
+    [sys.executable, "-c", program], cwd=root, env=os.environ | cache
+  )
   assert result.returncode == 9
   assert_it_ends_like(unbroken, make_experiment(tmp_path))
 
 
 def test_a_folder_that_is_further_than_the_run_is_an_error(unbroken):
-  before = rows(Path(unbroken.model_dir))
+  before = entries(Path(unbroken.model_dir))
   with pytest.raises(FileExistsError, match=r"step 12, past TRAIN_STEPS = 9"):
     train(make_experiment(unbroken.model_dir, total_steps=9))
-  assert rows(Path(unbroken.model_dir)) == before
+  assert entries(Path(unbroken.model_dir)) == before
 
 
 def test_steps_run_under_a_transfer_guard(tmp_path, monkeypatch):
@@ -341,9 +374,9 @@ def test_steps_run_under_a_transfer_guard(tmp_path, monkeypatch):
       levels.append(jax.config.jax_transfer_guard)
       return self.program(*args)
 
-  program = StepPrograms.program
+  program = CompiledSteps.program
   monkeypatch.setattr(
-    StepPrograms, "program", lambda *args: Program(program(*args))
+    CompiledSteps, "program", lambda *args: Program(program(*args))
   )
   train(make_experiment(tmp_path))
   assert levels == ["disallow"] * 12
@@ -358,7 +391,7 @@ def test_an_initial_checkpoint_gives_its_parameters_alone(
     started["state"], started["step"] = jax.device_get(state), start
     raise Killed
 
-  monkeypatch.setattr(training._Loop, "run", remember)
+  monkeypatch.setattr(loop._Loop, "run", remember)
   checkpointer = Checkpointer(period=5, initial_checkpoint=unbroken.model_dir)
   with pytest.raises(Killed):
     train(make_experiment(tmp_path, checkpointer=checkpointer))

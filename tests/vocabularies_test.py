@@ -2,9 +2,9 @@ import itertools
 
 import pytest
 
-from tasks.sentencepiece_training import train_sentencepiece
-from tasks.sources import KingJamesBible
-from tasks.vocabularies import open_vocabulary
+from tasks.text.sentencepiece_training import train_sentencepiece
+from tasks.text.sources import KingJamesBible
+from tasks.text.vocabularies import open_vocabulary
 
 TOKENS = [
   "[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",
@@ -61,7 +61,7 @@ def without_sentinels(tmp_path_factory):
 
 def test_sentinels_are_appended_to_a_given_vocabulary(without_sentinels):
   given = open_vocabulary(without_sentinels)
-  with pytest.raises(ValueError, match=r"no <extra_id_0>.*EXTRA_IDS=100"):
+  with pytest.raises(ValueError, match=r"no <extra_id_0>.*extra_ids=100"):
     _ = given.sentinel_ids
   vocabulary = open_vocabulary(without_sentinels, extra_ids=3)
   assert vocabulary.size == given.size + 3 == 603
@@ -76,10 +76,10 @@ def test_sentinels_are_appended_to_a_given_vocabulary(without_sentinels):
 
 
 def test_sentinels_are_not_appended_twice_nor_to_word_pieces(model, tmp_path):
-  with pytest.raises(ValueError, match=r"VOCABULARY_EXTRA_IDS=2 .*<extra_id_"):
+  with pytest.raises(ValueError, match=r"extra_ids=2 .*<extra_id_"):
     _ = open_vocabulary(model, extra_ids=2).size
   (tmp_path / "vocab.txt").write_text("\n".join(TOKENS))
-  with pytest.raises(ValueError, match=r"VOCABULARY_EXTRA_IDS=2.*SentencePie"):
+  with pytest.raises(ValueError, match=r"extra_ids=2 .*SentencePiece"):
     open_vocabulary(tmp_path / "vocab.txt", extra_ids=2)
 
 

@@ -1,25 +1,33 @@
 """BERT for masked language modelling, over any path of its layers.
 
 With `norm="post"`, `activation="gelu"` and `layer_norm_epsilon=1e-12` this *is*
-the original BERT (arXiv 1810.04805); `published_bert.py` says which of its
-tensors is which. `norm="pre"` normalises the input of each branch instead, and the
-output of the stack.
+the original BERT (arXiv 1810.04805); `published_bert.py` maps its tensors to
+ours. `norm="pre"` instead normalises the input of each branch, and the output of
+the stack.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
-from raptr_jax import flops, losses
-from raptr_jax.contracts import Draws, LayerDraw, LayerPath, Metrics, Params
-from raptr_jax.models import layers
+from raptr_jax.contracts import (
+  AnyBatch,
+  DeviceBatch,
+  Draws,
+  DropoutKey,
+  LayerDraw,
+  LayerPath,
+  Metrics,
+  Params,
+  StepFlops,
+)
+from raptr_jax.models import flops, layers, losses
+from raptr_jax.models.attention import SelfAttention, segment_bias
 from raptr_jax.models.masked_stack import MaskedStack, full_path
 
 
@@ -38,11 +46,11 @@ class BertConfig:
     norm: "post" (the original's) or "pre".
     activation: "gelu" (exact, the original's) or "gelu_tanh".
     layer_norm_epsilon: added to the variance.
-    init_stddev: of the truncated normal that all kernels are drawn from.
+    init_stddev: of the truncated normal that initialises all kernels.
     dropout_rate: of embeddings, attention weights and residual branches.
     dtype: compute dtype; parameters and softmax are float32.
     remat: "full" or "none", see `MaskedStack`.
-    pooler: whether there is the dense layer on [CLS] that classifiers read.
+    pooler: whether to add the dense layer on [CLS] that classifiers read.
   """
 
   vocab_size: int
@@ -61,10 +69,10 @@ class BertConfig:
   remat: str = "full"
   pooler: bool = False
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.embed_dim % self.num_heads:
       raise ValueError(
-        f"BertConfig.embed_dim = {self.embed_dim} is no multiple of"
+        f"BertConfig.embed_dim = {self.embed_dim}, expected a multiple of"
         f" BertConfig.num_heads = {self.num_heads}."
       )
     layers.check_choices(
@@ -86,7 +94,7 @@ class BertConfig:
 class BertBlock(nn.Module):
   """Attention and MLP with their residuals.
 
-  Pre-norm scales the block's residual once: x + scale (attention + MLP).
+  Pre-norm scales the sum of both branches once: x + scale (attention + MLP).
   Post-norm has no such sum, and scales each branch before its norm.
   """
 
@@ -102,7 +110,7 @@ class BertBlock(nn.Module):
   ) -> Float[Array, "B T D"]:
     config = self.config
     init = config.kernel_init()
-    attention = layers.SelfAttention(
+    attention = SelfAttention(
       config.num_heads, init, config.dropout_rate, name="attention"
     )
     mlp = layers.Mlp(config.mlp_width, config.activation, init, name="mlp")
@@ -110,12 +118,15 @@ class BertBlock(nn.Module):
     attention_norm = norm(name="attention_norm")
     mlp_norm = norm(name="mlp_norm")
     dropout = nn.Dropout(config.dropout_rate, deterministic=deterministic)
+    out: Array
     if config.norm == "post":
       mixed = dropout(attention(x, bias, deterministic))
       x = attention_norm(x + scale * mixed)
-      return mlp_norm(x + scale * dropout(mlp(x)))
-    mixed = dropout(attention(attention_norm(x), bias, deterministic))
-    return x + scale * (mixed + dropout(mlp(mlp_norm(x + mixed))))
+      out = mlp_norm(x + scale * dropout(mlp(x)))
+    else:
+      mixed = dropout(attention(attention_norm(x), bias, deterministic))
+      out = x + scale * (mixed + dropout(mlp(mlp_norm(x + mixed))))
+    return out
 
 
 class Bert(nn.Module):
@@ -123,8 +134,7 @@ class Bert(nn.Module):
 
   config: BertConfig
 
-  def setup(self):
-    """Parts by the names that their parameters have in a checkpoint."""
+  def setup(self) -> None:
     config = self.config
     init = config.kernel_init()
     embedding = functools.partial(
@@ -159,19 +169,20 @@ class Bert(nn.Module):
 
   def encode(
     self,
-    batch: Mapping[str, Array],
+    batch: DeviceBatch,
     draw: LayerDraw | LayerPath,
-    dropout_key: jax.Array | None,
+    dropout_key: DropoutKey,
   ) -> Float[Array, "B T D"]:
-    """Hidden states of `tokens`, `segment_ids`, `positions` [B, T].
+    """Hidden states of a batch.
 
-    `token_types` is optional: all 0 without it.
+    Reads the features `tokens`, `segment_ids` and `positions` [B, T], and
+    `token_types` [B, T], which are all 0 if missing.
     """
     tokens = batch["tokens"]
     if tokens.shape[1] > self.config.max_length:
       raise ValueError(
-        f"Sequences of {tokens.shape[1]} tokens (TASK_FEATURE_LENGTHS), but"
-        f" BertConfig.max_length = {self.config.max_length} positions."
+        f"Sequences have {tokens.shape[1]} tokens (TASK_FEATURE_LENGTHS),"
+        f" expected at most BertConfig.max_length = {self.config.max_length}."
       )
     token_types = batch.get("token_types", jnp.zeros_like(tokens))
     x = self.token_embedding(tokens)
@@ -181,31 +192,31 @@ class Bert(nn.Module):
     if dropout_key is not None:
       embedding_key, stack_key = jax.random.split(dropout_key)
       x = self.dropout(x, deterministic=False, rng=embedding_key)
-    bias = layers.segment_bias(batch["segment_ids"])
+    bias = segment_bias(batch["segment_ids"])
     x = self.stack(x, draw, bias, dropout_key=stack_key)
     return self.final_norm(x) if self.config.norm == "pre" else x
 
   def pool(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B D"]:
-    """Representation of each row by its first token, [CLS]."""
+    """Represents each row by its first token, [CLS]."""
     return jnp.tanh(self.pooler(hidden[:, 0]))
 
   def predict(
     self, hidden: Float[Array, "B T D"], target_positions: Int[Array, "B P"]
   ) -> Float[Array, "B P V"]:
-    """Logits at the target positions, and only there."""
+    """Logits at the target positions only."""
     x = jnp.take_along_axis(hidden, target_positions[..., None], axis=1)
     x = layers.ACTIVATIONS[self.config.activation](self.head_dense(x))
     x = self.head_norm(x)
-    logits = self.token_embedding.attend(x).astype(jnp.float32)
-    return logits + self.head_bias
+    logits: Array = self.token_embedding.attend(x).astype(jnp.float32)
+    return logits + layers.last_axis(self.head_bias, logits.ndim)
 
   def __call__(
     self,
-    batch: Mapping[str, Array],
+    batch: DeviceBatch,
     draw: LayerDraw | LayerPath,
-    dropout_key: jax.Array | None = None,
+    dropout_key: DropoutKey = None,
   ) -> Float[Array, "B P V"]:
-    """Logits of the masked tokens of a batch of `tasks.bert`."""
+    """Logits of the masked tokens of a batch of `MaskedLM`."""
     hidden = self.encode(batch, draw, dropout_key)
     if self.config.pooler and self.is_initializing():
       self.pool(hidden)
@@ -214,7 +225,7 @@ class Bert(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class BertMaskedLM:
-  """A `contracts.Model`: BERT trained to restore masked tokens."""
+  """A `contracts.Model`: BERT, trained to restore masked tokens."""
 
   config: BertConfig
 
@@ -226,44 +237,39 @@ class BertMaskedLM:
   def module(self) -> Bert:
     return Bert(self.config)
 
-  def init(self, key: jax.Array) -> Params:
+  def init(self, key: Key[Array, ""]) -> Params:
     row = jnp.zeros((1, 1), jnp.int32)
     names = ("tokens", "segment_ids", "positions", "target_positions")
-    batch = dict.fromkeys(names, row)
-    return self.module.init(key, batch, full_path(self.config.num_layers))[
-      "params"
-    ]
+    batch, path = dict.fromkeys(names, row), full_path(self.config.num_layers)
+    return self.module.init(key, batch, path)["params"]
 
   def loss_fn(
     self,
     params: Params,
-    batch: Mapping[str, Array],
-    dropout_key: jax.Array | None,
+    batch: DeviceBatch,
     draws: Draws,
+    dropout_key: DropoutKey,
   ) -> tuple[Float[Array, ""], Metrics]:
     """Cross entropy of the masked tokens, summed, in nats; see `Model`."""
     if self.config.dropout_rate == 0:
       dropout_key = None
-    logits: Any = self.module.apply(
-      {"params": params}, batch, draws["stack"], dropout_key
+    logits = layers.apply(
+      self.module, params, batch, draws["stack"], dropout_key
     )
     return losses.cross_entropy(
       logits, batch["targets"], batch["target_weights"]
     )
 
   def score_batch(
-    self,
-    params: Params,
-    batch: Mapping[str, Array],
-    draws: Draws,
+    self, params: Params, batch: DeviceBatch, draws: Draws
   ) -> Float[Array, "B"]:
     """Log-likelihood of the masked tokens of each row, in nats."""
-    logits: Any = self.module.apply({"params": params}, batch, draws["stack"])
+    logits = layers.apply(self.module, params, batch, draws["stack"])
     scores = losses.token_log_likelihood(logits, batch["targets"])
     return (scores * batch["target_weights"]).sum(-1)
 
-  def step_flops(self, batch: Mapping[str, Any]) -> flops.StepFlops:
-    """FLOPs by kept layers; the head counts predicted positions alone."""
+  def step_flops(self, batch: AnyBatch) -> StepFlops:
+    """FLOPs by kept layers; the head counts only predicted positions."""
     config = self.config
     size, length = batch["tokens"].shape
     width = config.embed_dim
@@ -272,4 +278,4 @@ class BertMaskedLM:
       batch=size, length=length, width=width, mlp_dim=config.mlp_width
     )
     head = flops.product(predicted, width, width + config.vocab_size)
-    return flops.StepFlops({"stack": block}, head)
+    return StepFlops({"stack": block}, head)

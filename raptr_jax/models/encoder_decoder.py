@@ -1,34 +1,41 @@
 """T5.1.1, an encoder-decoder, over any path of the layers of either stack.
 
-Its attention, normalisation, initialisation and sizes are those of T5 (arXiv
-1910.10683) with the changes of version 1.1: RMSNorm before each branch, a gated
-GELU, no biases, an output layer of its own, attention that is not divided by
-sqrt(K) (the query's initialisation is), and relative positions in buckets,
-shared by all layers of a stack. Encoder and decoder are stacks of their own,
-"encoder" and "decoder", each with a draw of its own.
+T5 (arXiv 1910.10683) with the changes of version 1.1: RMSNorm before each
+branch, a gated GELU, no biases, an untied output layer, attention logits that
+are not divided by sqrt(K) (the query's initialisation is), and relative
+positions in buckets, shared by all layers of a stack. The stacks "encoder" and
+"decoder" each have their own draw.
 
-One departure: there is no dropout between the decoder's last norm and the output
-layer.
+One departure: no dropout between the decoder's last norm and the output layer.
 """
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from raptr_jax import flops
-from raptr_jax.contracts import Draws, LayerPath, Params
+from raptr_jax.contracts import Cache, DeviceBatch, Draws, DropoutKey, LayerPath
 from raptr_jax.models import layers
-from raptr_jax.models.language_model import LanguageModel, check_loss
-from raptr_jax.models.masked_stack import MaskedStack, full_path
+from raptr_jax.models.attention import (
+  Attention,
+  mask_bias,
+  segment_bias,
+  write_slots,
+)
+from raptr_jax.models.language_model import check_loss
+from raptr_jax.models.masked_stack import MaskedStack
 from raptr_jax.models.relative_positions import RelativePositions
 
-START = 0  # The decoder's first input, as T5 has it: the id of padding.
+Encoded: TypeAlias = Float[Array, "B S D"]
+Hidden: TypeAlias = Float[Array, "B T D"]
+Scale: TypeAlias = Float[Array, ""]
+Keys: TypeAlias = Float[Array, "*k B H S K"]
+KeysValues: TypeAlias = tuple[Keys, Keys]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +52,13 @@ class EncoderDecoderConfig:
     mlp_dim: F.
     activation: of the gate: "gelu_tanh" (T5.1.1), "gelu" or "silu".
     position_buckets: number of buckets of relative positions.
-    max_distance: from which on all distances share a bucket.
+    max_distance: all distances from here on share a bucket.
     norm_epsilon: added to the mean square.
     dropout_rate: of embeddings, attention weights, MLP and residual branches;
       T5.1.1 has none in pretraining.
     z_loss: factor on the squared log of the softmax's normaliser.
     label_smoothing: share of the target that is spread over the vocabulary.
-    logits_chunk: tokens whose logits exist at once; None for all of a batch.
+    logits_chunk: tokens with logits in memory at once; None for all of a batch.
     dtype: compute dtype; parameters, norms and softmax are float32.
     remat: "full" or "none", see `MaskedStack`.
   """
@@ -74,7 +81,7 @@ class EncoderDecoderConfig:
   dtype: str = "float32"
   remat: str = "full"
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     layers.check_choices(
       self,
       activation=tuple(layers.ACTIVATIONS),
@@ -85,14 +92,14 @@ class EncoderDecoderConfig:
     if not 4 <= self.position_buckets < 2 * self.max_distance:
       raise ValueError(
         f"EncoderDecoderConfig.position_buckets = {self.position_buckets},"
-        f" expected 4 to {2 * self.max_distance - 1}: less than twice"
+        f" expected 4 to {2 * self.max_distance - 1}, less than twice"
         f" EncoderDecoderConfig.max_distance = {self.max_distance}."
       )
 
-  def attention(self) -> layers.Attention:
-    """Self- or cross-attention as T5 has it."""
-    # The query's kernel makes up for what the logits are not divided by.
-    return layers.Attention(
+  def attention(self) -> Attention:
+    """Self- or cross-attention, as in T5."""
+    # The initial queries are divided by sqrt(K), since the logits are not.
+    return Attention(
       features=self.embed_dim,
       num_heads=self.num_heads,
       head_dim=self.head_dim,
@@ -114,8 +121,7 @@ class EncoderBlock(nn.Module):
 
   config: EncoderDecoderConfig
 
-  def setup(self):
-    """Parts by the names that their parameters have in a checkpoint."""
+  def setup(self) -> None:
     config = self.config
     self.attention_norm = config.norm()
     self.attention = config.attention()
@@ -125,23 +131,21 @@ class EncoderBlock(nn.Module):
 
   def __call__(
     self,
-    x: Float[Array, "B S D"],
-    scale: Float[Array, ""],
+    x: Encoded,
+    scale: Scale,
     bias: Float[Array, "B 1 S S"],
     position_bias: Float[Array, "1 H S S"],
     deterministic: bool,
-  ) -> Float[Array, "B S D"]:
+  ) -> Encoded:
     normed = self.attention_norm(x)
+    keys, values = self.attention.keys_values(normed)
     mixed = self.attention.attend(
-      normed,
-      *self.attention.keys_values(normed),
-      bias,
-      position_bias,
-      deterministic=deterministic,
+      normed, keys, values, bias, position_bias, deterministic=deterministic
     )
     mixed = self.dropout(mixed, deterministic)
     changed = self.mlp(self.mlp_norm(x + mixed), deterministic)
-    return x + scale * (mixed + self.dropout(changed, deterministic))
+    out: Array = x + scale * (mixed + self.dropout(changed, deterministic))
+    return out
 
 
 class DecoderBlock(nn.Module):
@@ -149,8 +153,7 @@ class DecoderBlock(nn.Module):
 
   config: EncoderDecoderConfig
 
-  def setup(self):
-    """Parts by the names that their parameters have in a checkpoint."""
+  def setup(self) -> None:
     config = self.config
     self.attention_norm = config.norm()
     self.attention = config.attention()
@@ -162,65 +165,65 @@ class DecoderBlock(nn.Module):
 
   def __call__(
     self,
-    x: Float[Array, "B T D"],
-    scale: Float[Array, ""],
-    encoded: Float[Array, "B S D"],
+    x: Hidden,
+    scale: Scale,
+    encoded: Encoded,
     bias: Float[Array, "B 1 T T"],
     position_bias: Float[Array, "1 H T T"],
     cross_bias: Float[Array, "B 1 T S"],
     deterministic: bool,
-  ) -> Float[Array, "B T D"]:
+  ) -> Hidden:
     normed = self.attention_norm(x)
-    keys_values = self.attention.keys_values(normed)
-    biases = (bias, position_bias)
-    source = self.cross_attention.keys_values(encoded)
-    return self._add(
-      x, scale, normed, keys_values, biases, source, cross_bias, deterministic
+    keys, values = self.attention.keys_values(normed)
+    source = self.source(encoded)
+    mixed = self.attention.attend(
+      normed, keys, values, bias, position_bias, deterministic=deterministic
     )
+    return self._add(x, scale, mixed, source, cross_bias, deterministic)
 
-  def source(
-    self, encoded: Float[Array, "B S D"]
-  ) -> tuple[Float[Array, "B H S K"], Float[Array, "B H S K"]]:
+  def source(self, encoded: Encoded) -> KeysValues:
     """Keys and values of the encoder's output: all that is read of it."""
     return self.cross_attention.keys_values(encoded)
 
   def extend(
     self,
-    x: Float[Array, "B T D"],
-    scale: Float[Array, ""],
-    cache: dict[str, Any],
+    x: Hidden,
+    scale: Scale,
+    cache: Cache,
     bias: Float[Array, "1 1 T S"],
     position_bias: Float[Array, "1 H T S"],
-    cross_bias: Float[Array, "B 1 T S"],
+    cross_bias: Float[Array, "B 1 1 source"],
     slot: Int[Array, ""],
-  ) -> tuple[Float[Array, "B T D"], dict[str, Any]]:
-    """Reads T tokens whose keys and values go to the slots from `slot` on."""
+  ) -> tuple[Hidden, Cache]:
+    """Reads T tokens; writes their keys and values from `slot` on."""
     normed = self.attention_norm(x)
-    new = self.attention.keys_values(normed)
-    cache = layers.write_slots(cache, new, slot)
-    keys_values = (cache["keys"], cache["values"])
-    biases = (bias, position_bias)
-    source = cache["source"]
-    x = self._add(
-      x, scale, normed, keys_values, biases, source, cross_bias, True
+    cache = write_slots(cache, self.attention.keys_values(normed), slot)
+    mixed = self.attention.attend(
+      normed, cache["keys"], cache["values"], bias, position_bias
     )
-    return x, cache
+    return self._add(x, scale, mixed, cache["source"], cross_bias, True), cache
 
   def _add(
-    self, x, scale, normed, keys_values, biases, source, cross_bias, off
-  ):
-    """X and its three branches; `off` switches dropout off."""
-    mixed = self.attention.attend(
-      normed, *keys_values, *biases, deterministic=off
-    )
-    branches = self.dropout(mixed, off)
-    normed = self.cross_attention_norm(x + branches)
+    self,
+    x: Hidden,
+    scale: Scale,
+    mixed: Hidden,
+    source: KeysValues,
+    cross_bias: Float[Array, "B 1 T S"],
+    deterministic: bool,
+  ) -> Hidden:
+    """Adds the branches: self-attention, `mixed`, then cross-attention and MLP."""
+    branches = self.dropout(mixed, deterministic)
     crossed = self.cross_attention.attend(
-      normed, *source, cross_bias, deterministic=off
+      self.cross_attention_norm(x + branches),
+      *source,
+      cross_bias,
+      deterministic=deterministic,
     )
-    branches = branches + self.dropout(crossed, off)
-    changed = self.mlp(self.mlp_norm(x + branches), off)
-    return x + scale * (branches + self.dropout(changed, off))
+    branches = branches + self.dropout(crossed, deterministic)
+    changed = self.mlp(self.mlp_norm(x + branches), deterministic)
+    out: Array = x + scale * (branches + self.dropout(changed, deterministic))
+    return out
 
 
 class EncoderDecoder(nn.Module):
@@ -228,8 +231,7 @@ class EncoderDecoder(nn.Module):
 
   config: EncoderDecoderConfig
 
-  def setup(self):
-    """Parts by the names that their parameters have in a checkpoint."""
+  def setup(self) -> None:
     config = self.config
     self.token_embedding = layers.Embedding(
       config.vocab_size,
@@ -247,15 +249,13 @@ class EncoderDecoder(nn.Module):
     )
     self.encoder_positions = positions(bidirectional=True)
     self.decoder_positions = positions(bidirectional=False)
+    encoder_block = functools.partial(EncoderBlock, config)
+    decoder_block = functools.partial(DecoderBlock, config)
     self.encoder = MaskedStack(
-      functools.partial(EncoderBlock, config),
-      config.num_encoder_layers,
-      config.remat,
+      encoder_block, config.num_encoder_layers, config.remat
     )
     self.decoder = MaskedStack(
-      functools.partial(DecoderBlock, config),
-      config.num_decoder_layers,
-      config.remat,
+      decoder_block, config.num_decoder_layers, config.remat
     )
     self.encoder_norm = config.norm()
     self.decoder_norm = config.norm()
@@ -269,14 +269,14 @@ class EncoderDecoder(nn.Module):
     tokens: Int[Array, "B S"],
     segment_ids: Int[Array, "B S"],
     draws: Draws,
-    dropout_key: jax.Array | None = None,
-  ) -> Float[Array, "B S D"]:
-    """What the decoder reads of the inputs."""
-    keys = _dropout_keys(dropout_key)
+    dropout_key: DropoutKey = None,
+  ) -> Encoded:
+    """The encoder's output, which the decoder reads."""
+    keys = _split(dropout_key, 3)  # For embeddings, layers and output.
     x = self._dropped(self.token_embedding(tokens), keys[0])
     places = jnp.arange(tokens.shape[1])
     position_bias = self.encoder_positions(places, places)
-    bias = layers.segment_bias(segment_ids)
+    bias = segment_bias(segment_ids)
     x = self.encoder(
       x, draws["encoder"], bias, position_bias, dropout_key=keys[1]
     )
@@ -284,54 +284,48 @@ class EncoderDecoder(nn.Module):
 
   def hidden(
     self,
-    batch: Mapping[str, Array],
+    batch: DeviceBatch,
     draws: Draws,
-    dropout_key: jax.Array | None = None,
-  ) -> Float[Array, "B T D"]:
-    """The decoder's hidden states for a batch of `tasks.ul2`."""
-    keys = (None, None)
-    if dropout_key is not None:
-      keys = tuple(jax.random.split(dropout_key))
+    dropout_key: DropoutKey = None,
+  ) -> Hidden:
+    """The decoder's hidden states for a batch of `UL2`."""
+    keys = _split(dropout_key, 2)
     source_ids, segment_ids = batch["encoder_segment_ids"], batch["segment_ids"]
     encoded = self.encode(batch["encoder_tokens"], source_ids, draws, keys[0])
-    keys = _dropout_keys(keys[1])
+    keys = _split(keys[1], 3)
     x = self._dropped(self.token_embedding(batch["tokens"]), keys[0])
     places = jnp.arange(x.shape[1])
-    causal = layers.mask_bias(places <= places[:, None])
-    return self.decoder(
+    causal = mask_bias(places[None, :] <= places[:, None])
+    hidden: Array = self.decoder(
       x,
       draws["decoder"],
       encoded,
-      layers.segment_bias(segment_ids) + causal,
+      segment_bias(segment_ids) + causal[None, None],
       self.decoder_positions(places, places),
-      layers.segment_bias(segment_ids, source_ids),
+      segment_bias(segment_ids, source_ids),
       dropout_key=keys[1],
     )
+    return hidden
 
   def logits(
     self, hidden: Float[Array, "*batch D"]
   ) -> Float[Array, "*batch V"]:
     """Scores of the targets, in float32."""
-    return self.head(self.decoder_norm(hidden)).astype(jnp.float32)
+    logits: Array = self.head(self.decoder_norm(hidden))
+    return logits.astype(jnp.float32)
 
-  def __call__(
-    self, batch: Mapping[str, Array], draws: Draws
-  ) -> Float[Array, "B T V"]:
+  def __call__(self, batch: DeviceBatch, draws: Draws) -> Float[Array, "B T V"]:
     """Logits of the targets of a batch."""
     return self.logits(self.hidden(batch, draws))
 
-  def source(
-    self, encoded: Float[Array, "B S D"], path: LayerPath
-  ) -> tuple[Float[Array, "k B H S K"], Float[Array, "k B H S K"]]:
-    """What the decoder's layers keep of the encoder's output."""
-    return self.decoder.each(path, "source", encoded)
+  def source(self, encoded: Encoded, path: LayerPath) -> KeysValues:
+    """Keys and values of the encoder's output, for each layer of the decoder."""
+    keys, values = self.decoder.each(path, "source", encoded)
+    return keys, values
 
   def extend(
-    self,
-    tokens: Int[Array, "B"],
-    path: LayerPath,
-    cache: dict[str, Any],
-  ) -> tuple[Float[Array, "B D"], dict[str, Any]]:
+    self, tokens: Int[Array, "B"], path: LayerPath, cache: Cache
+  ) -> tuple[Float[Array, "B D"], Cache]:
     """The decoder's hidden state of one more token."""
     slot = cache["slot"]
     slots = jnp.arange(cache["layers"]["keys"].shape[3])
@@ -339,114 +333,18 @@ class EncoderDecoder(nn.Module):
       self.token_embedding(tokens[:, None]),
       path,
       cache["layers"],
-      layers.mask_bias(slots <= slot)[None, None, None],
+      mask_bias(slots <= slot)[None, None, None],
       self.decoder_positions(slot[None], slots),
-      layers.mask_bias(cache["prompt"][0, :, None, None]),
+      mask_bias(cache["prompt"][0, :, None, None]),
       slot,
     )
     return x[:, 0], cache | {"layers": kept, "slot": slot + 1}
 
-  def _dropped(self, x, key):
-    return self.dropout(x, deterministic=key is None, rng=key)
+  def _dropped(self, x: Hidden, key: DropoutKey) -> Hidden:
+    x = self.dropout(x, deterministic=key is None, rng=key)
+    return x
 
 
-def _dropout_keys(key: jax.Array | None) -> tuple[Any, ...]:
-  """Keys for embeddings, layers and output of a stack."""
-  return (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
-
-
-@dataclasses.dataclass(frozen=True)
-class EncoderDecoderLM(LanguageModel):
-  """A `contracts.Generator`: T5.1.1 as a language model."""
-
-  config: EncoderDecoderConfig
-
-  @property
-  def stacks(self) -> dict[str, int]:
-    config = self.config
-    return {
-      "encoder": config.num_encoder_layers,
-      "decoder": config.num_decoder_layers,
-    }
-
-  @property
-  def module(self) -> EncoderDecoder:
-    return EncoderDecoder(self.config)
-
-  def init(self, key: jax.Array) -> Params:
-    row = jnp.zeros((1, 1), jnp.int32)
-    names = ("encoder_tokens", "encoder_segment_ids", "tokens", "segment_ids")
-    draws = {name: full_path(size) for name, size in self.stacks.items()}
-    return self.module.init(key, dict.fromkeys(names, row), draws)["params"]
-
-  def step_flops(self, batch: Mapping[str, Any]) -> flops.StepFlops:
-    """FLOPs by kept layers; the head is counted at every position."""
-    config = self.config
-    size, source = batch["encoder_tokens"].shape
-    length = batch["tokens"].shape[1]
-    attention = functools.partial(
-      flops.attention_flops,
-      batch=size,
-      width=config.embed_dim,
-      query_width=config.num_heads * config.head_dim,
-      key_value_width=config.num_heads * config.head_dim,
-    )
-
-    def mlp(tokens):
-      return flops.product(size * tokens, config.embed_dim, 3 * config.mlp_dim)
-
-    decoder = (
-      attention(length=length, source_length=length)
-      + attention(length=length, source_length=source)
-      + mlp(length)
-    )
-    encoder = attention(length=source, source_length=source) + mlp(source)
-    head = flops.product(size * length, config.embed_dim, config.vocab_size)
-    return flops.StepFlops({"encoder": encoder, "decoder": decoder}, head)
-
-  def start(
-    self,
-    params: Params,
-    prompts: Int[Array, "B T"],
-    lengths: Int[Array, "B"],
-    paths: Mapping[str, LayerPath],
-    max_new_tokens: int,
-  ) -> tuple[Float[Array, "B V"], dict[str, Any]]:
-    """Encodes prompts, and begins to write; see `contracts.Generator`."""
-    config, path = self.config, paths["decoder"]
-    apply = functools.partial(self.module.apply, {"params": params})
-    known = jnp.arange(prompts.shape[1]) < lengths[:, None]
-    encoded = apply(prompts, known.astype(jnp.int32), paths, method="encode")
-    batch = len(prompts)
-    shape = (
-      len(path.indices),
-      batch,
-      config.num_heads,
-      max_new_tokens,
-      config.head_dim,
-    )
-    cache = {
-      "layers": {
-        "keys": jnp.zeros(shape, config.dtype),
-        "values": jnp.zeros(shape, config.dtype),
-        "source": apply(encoded, path, method="source"),
-      },
-      "slot": jnp.zeros((), jnp.int32),
-      "prompt": known[None],
-    }
-    first = jnp.full(batch, START, jnp.int32)
-    return self.extend(params, first, cache, paths)
-
-  def extend(
-    self,
-    params: Params,
-    tokens: Int[Array, "B"],
-    cache: dict[str, Any],
-    paths: Mapping[str, LayerPath],
-  ) -> tuple[Float[Array, "B V"], dict[str, Any]]:
-    """Takes a token more; see `contracts.Generator`."""
-    extended: Any = self.module.apply(
-      {"params": params}, tokens, paths["decoder"], cache, method="extend"
-    )
-    hidden, cache = extended
-    return self._head(params)(hidden), cache
+def _split(key: DropoutKey, count: int) -> Sequence[DropoutKey]:
+  """Keys split from one; Nones from None, which switches dropout off."""
+  return (None,) * count if key is None else tuple(jax.random.split(key, count))

@@ -1,17 +1,17 @@
-"""What language models of all families do alike: loss and scores."""
+"""What all families of language models share: loss and scores."""
 
 import abc
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol, runtime_checkable
 
 import flax.linen as nn
-import jax
 from jaxtyping import Array, Float
 
-from raptr_jax import losses
-from raptr_jax.contracts import Draws, Metrics, Params
+from raptr_jax.contracts import DeviceBatch, Draws, DropoutKey, Metrics, Params
+from raptr_jax.models import losses
+from raptr_jax.models.layers import apply
 
 
+@runtime_checkable
 class LossConfig(Protocol):
   """What the loss of a language model depends on.
 
@@ -19,7 +19,7 @@ class LossConfig(Protocol):
     dropout_rate: 0 for none.
     z_loss: factor on the squared log of the softmax's normaliser.
     label_smoothing: share of the target that is spread over the vocabulary.
-    logits_chunk: tokens whose logits exist at once; None for all of a batch.
+    logits_chunk: tokens with logits in memory at once; None for all of a batch.
   """
 
   @property
@@ -36,7 +36,7 @@ class LossConfig(Protocol):
 
 
 def check_loss(config: LossConfig) -> None:
-  """Raises ValueError if the loss cannot be computed so."""
+  """Raises ValueError if the loss cannot be computed with this config."""
   if config.logits_chunk is not None and config.logits_chunk < 1:
     raise ValueError(
       f"{type(config).__name__}.logits_chunk = {config.logits_chunk}"
@@ -45,10 +45,10 @@ def check_loss(config: LossConfig) -> None:
 
 
 class LanguageModel(abc.ABC):
-  """The part of a `contracts.Model` that its family does not matter for.
+  """The part of a `contracts.Model` that is the same for every family.
 
-  A family gives a module with the methods `hidden(batch, draws, dropout_key)`,
-  the last hidden states of `batch["targets"]`, and `logits(hidden)`.
+  A family adds a module with the methods `hidden(batch, draws, dropout_key)`,
+  for the last hidden states of `batch["targets"]`, and `logits(hidden)`.
   """
 
   config: LossConfig
@@ -56,14 +56,14 @@ class LanguageModel(abc.ABC):
   @property
   @abc.abstractmethod
   def module(self) -> nn.Module:
-    """The family's module."""
+    """The network of this family."""
 
   def loss_fn(
     self,
     params: Params,
-    batch: Mapping[str, Array],
-    dropout_key: jax.Array | None,
+    batch: DeviceBatch,
     draws: Draws,
+    dropout_key: DropoutKey,
   ) -> tuple[Float[Array, ""], Metrics]:
     """Cross entropy of the targets, summed, in nats; see `contracts.Model`."""
     config = self.config
@@ -80,7 +80,7 @@ class LanguageModel(abc.ABC):
     )
 
   def score_batch(
-    self, params: Params, batch: Mapping[str, Array], draws: Draws
+    self, params: Params, batch: DeviceBatch, draws: Draws
   ) -> Float[Array, "B"]:
     """Log-likelihood of the targets of each row, in nats."""
     scores = losses.head_log_likelihood(
@@ -91,13 +91,21 @@ class LanguageModel(abc.ABC):
     )
     return (scores * batch["target_weights"]).sum(-1)
 
-  def _hidden(self, params, batch, draws, dropout_key) -> Any:
-    return self.module.apply(
-      {"params": params}, batch, draws, dropout_key, method="hidden"
+  def _hidden(
+    self,
+    params: Params,
+    batch: DeviceBatch,
+    draws: Draws,
+    dropout_key: DropoutKey,
+  ) -> Float[Array, "B T D"]:
+    hidden: Array = apply(
+      self.module, params, batch, draws, dropout_key, method="hidden"
     )
+    return hidden
 
-  def _head(self, params):
-    def head(hidden) -> Any:
-      return self.module.apply({"params": params}, hidden, method="logits")
+  def _head(self, params: Params) -> losses.Head:
+    def head(hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
+      logits: Array = apply(self.module, params, hidden, method="logits")
+      return logits
 
     return head

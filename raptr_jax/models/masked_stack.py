@@ -1,46 +1,45 @@
 """The layer stack: L identical blocks, of which a draw says which ones run.
 
-One meaning, two executions, chosen by the type of the draw:
+One meaning, two executions; the type of the draw selects one:
 
-  LayerDraw  scan over all L layers with a conditional inside. One program for
-             every mask: the form that everyone can check by eye.
-  LayerPath  scan over the k kept layers, whose parameters are sliced from the
-             stacked ones in the body. No predicate, and memory for k layers
-             only; one program for each k.
+  LayerDraw  scans over all L layers, with a conditional inside. One program
+             serves every mask, and its code is easy to check by eye.
+  LayerPath  scans over the k kept layers, and slices their parameters from the
+             stacked ones in the loop body. It has no conditional, and needs
+             memory for k layers only; each k has its own program.
 
 A bypassed layer is the identity: it costs no FLOPs, and its gradient is zero.
 Never vmap over a draw: a batched conditional runs both of its branches.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from raptr_jax.contracts import LayerDraw, LayerPath
+from raptr_jax.contracts import Cache, DropoutKey, LayerDraw, LayerPath, Params
+from raptr_jax.models.layers import apply
+from raptr_jax.models.remat import checkpoint
 
-Cache: TypeAlias = Any  # A pytree: what layers keep of the tokens they saw.
-
-# Slices of the stacked parameters, and what only changes their shape.
-_SLICING = ("dynamic_slice", "squeeze", "reshape")
-
-
-def _all_but_slices(primitive, *_, **__) -> bool:
-  """Keeps all that a backward pass needs but copies of k layers' parameters."""
-  return primitive.name not in _SLICING
-
-
-# What a block's forward pass keeps for its backward pass.
-REMAT_POLICIES = {"none": _all_but_slices, "full": None}
+Hidden: TypeAlias = Float[Array, "B T D"]
+Index: TypeAlias = Int[Array, ""]
+Scale: TypeAlias = Float[Array, ""]
+# Runs a block on x: (parameters of a layer, x, its index, its scale) -> x.
+RunBlock: TypeAlias = Callable[[Params, Array, Array, Array], Array]
 
 
 def full_path(num_layers: int) -> LayerPath:
   """The path of the full model."""
   return LayerPath(jnp.arange(num_layers), jnp.ones(num_layers))
+
+
+def full_paths(stacks: Mapping[str, int]) -> dict[str, LayerPath]:
+  """The full path of each stack, from its number of layers."""
+  return {name: full_path(size) for name, size in stacks.items()}
 
 
 class MaskedStack(nn.Module):
@@ -49,7 +48,7 @@ class MaskedStack(nn.Module):
   Attributes:
     make_block: `make_block(parent=None)` builds a block, a module called as
       `block(x, scale, *inputs, deterministic=...)` that multiplies its residual
-      branches by `scale` and returns x's shape and dtype.
+      branches by `scale` and returns an array of x's shape and dtype.
     num_layers: L.
     remat: "full" recomputes a block in its backward pass; "none" stores its
       intermediate values.
@@ -62,65 +61,50 @@ class MaskedStack(nn.Module):
   @nn.compact
   def __call__(
     self,
-    x: Float[Array, "B T D"],
+    x: Hidden,
     draw: LayerDraw | LayerPath,
-    *inputs: Any,
-    dropout_key: jax.Array | None,
-  ) -> Float[Array, "B T D"]:
+    *inputs: PyTree,
+    dropout_key: DropoutKey,
+  ) -> Hidden:
     """Runs the layers of `draw` in order.
 
     Args:
       x: input of the first layer.
-      draw: the layers that run; its type says how.
+      draw: the layers that run; its type selects the execution.
       *inputs: passed to every block, such as an attention bias.
-      dropout_key: layer l drops out by this key folded with l, so that both
-        executions drop the same units; None switches dropout off.
+      dropout_key: folded with the index of each layer, so that both executions
+        drop the same units; None switches dropout off.
     """
     block = self.make_block(parent=None)
+    layers: Params = self.param(
+      "layers", _init_layers, self.num_layers, block, x, inputs
+    )
 
-    def init(key: jax.Array):
-      """Parameters of all layers [L, ...], each layer drawn by its own key."""
-      keys = jax.random.split(key, self.num_layers)
-      scale = jnp.ones(())
-
-      def init_block(key):
-        return block.init(key, x, scale, *inputs, deterministic=True)["params"]
-
-      params = jax.vmap(init_block)(keys)
-      return nn.meta.add_axis(params, 0, {nn.PARTITION_NAME: "layers"})
-
-    layers = self.param("layers", init)
-
-    def run_block(params, x, index, scale):
-      """Layer `index` on x [B, T, D], with parameters that are its own."""
+    def run_block(
+      params: Params, x: Hidden, index: Index, scale: Scale
+    ) -> Hidden:
       rngs = None
       if dropout_key is not None:
         rngs = {"dropout": jax.random.fold_in(dropout_key, index)}
-      return block.apply(
-        {"params": params},
+      out: Array = apply(
+        block,
+        params,
         x,
         scale.astype(x.dtype),
         *inputs,
         deterministic=dropout_key is None,
         rngs=rngs,
       )
-
-    def checkpoint(function):
-      policy = REMAT_POLICIES[self.remat]
-      return jax.checkpoint(function, policy=policy, prevent_cse=False)
+      return out
 
     if isinstance(draw, LayerPath):
-      return _scan_path(run_block, checkpoint, layers, x, draw)
-    return _scan_cond(run_block, checkpoint, layers, x, draw)
+      return _scan_path(run_block, self.remat, layers, x, draw)
+    return _scan_cond(run_block, self.remat, layers, x, draw)
 
   def extend(
-    self,
-    x: Float[Array, "B T D"],
-    path: LayerPath,
-    cache: Cache,
-    *inputs: Any,
-  ) -> tuple[Float[Array, "B T D"], Cache]:
-    """Runs a path on new tokens, with what its layers keep of earlier ones.
+    self, x: Hidden, path: LayerPath, cache: Cache, *inputs: PyTree
+  ) -> tuple[Hidden, Cache]:
+    """Runs a path on new tokens, with the cache of earlier ones.
 
     Args:
       x: the new tokens.
@@ -130,59 +114,96 @@ class MaskedStack(nn.Module):
         `block.extend(x, scale, cache, *inputs)`; it returns x and its cache.
     """
 
-    def body(x, layer):
+    def body(
+      x: Hidden, layer: tuple[Index, Scale, Cache]
+    ) -> tuple[Hidden, Cache]:
       index, scale, cache = layer
-      return self._call(
-        "extend", index, x, scale.astype(x.dtype), cache, *inputs
-      )
+      scale = scale.astype(x.dtype)
+      x, cache = self._call("extend", index, x, scale, cache, *inputs)
+      return x, cache
 
-    return lax.scan(body, x, (path.indices, path.scale, cache))
+    indices, scales = jnp.asarray(path.indices), jnp.asarray(path.scale)
+    return lax.scan(body, x, (indices, scales, cache))
 
-  def each(self, path: LayerPath, method: str, *inputs: Any) -> Any:
-    """What this method of a block gives in each layer of a path [k, ...]."""
+  def each(self, path: LayerPath, method: str, *inputs: PyTree) -> PyTree:
+    """Results [k, ...] of a method of the block, for each layer of a path."""
     return lax.map(
       lambda index: self._call(method, index, *inputs), path.indices
     )
 
-  def _call(self, method: str, index, *inputs):
+  def _call(self, method: str, index: Index, *inputs: PyTree) -> PyTree:
     """Calls a method of the block that is layer `index`."""
-    layers: Any = self.get_variable("params", "layers")
+    layers: Params = self.get_variable("params", "layers")
     block = self.make_block(parent=None)
-    return block.apply(
-      {"params": _slice_layer(layers, index)}, *inputs, method=method
-    )
+    return apply(block, _slice_layer(layers, index), *inputs, method=method)
 
 
-def _slice_layer(layers, index):
+def _init_layers(
+  key: Key[Array, ""],
+  num_layers: int,
+  block: nn.Module,
+  x: Hidden,
+  inputs: tuple[PyTree, ...],
+) -> Params:
+  """Boxed parameters of all layers [L, ...], each drawn with its own key."""
+
+  def init_block(key: Key[Array, ""]) -> Params:
+    scale = jnp.ones(())
+    return block.init(key, x, scale, *inputs, deterministic=True)["params"]
+
+  params = jax.vmap(init_block)(jax.random.split(key, num_layers))
+  return nn.meta.add_axis(params, 0, {nn.PARTITION_NAME: "layers"})
+
+
+def _slice_layer(layers: Params, index: Index) -> Params:
   return jax.tree.map(
     lambda p: lax.dynamic_index_in_dim(p, index, keepdims=False), layers
   )
 
 
-def _scan_cond(run_block, checkpoint, layers, x, draw: LayerDraw):
-  """All layers, each behind a conditional; recomputation is inside of it."""
-  run_block = checkpoint(run_block)
+def _scan_cond(
+  run_block: RunBlock,
+  remat: str,
+  layers: Params,
+  x: Hidden,
+  draw: LayerDraw,
+) -> Hidden:
+  """Scans all layers, each in a conditional; recomputes inside of it."""
+  run_block = checkpoint(run_block, remat)
 
-  def body(x, layer):
+  def body(
+    x: Hidden, layer: tuple[Params, Bool[Array, ""], Scale, Index]
+  ) -> tuple[Hidden, None]:
     params, keep, scale, index = layer
     x = lax.cond(
       keep, lambda x: run_block(params, x, index, scale), lambda x: x, x
     )
     return x, None
 
-  indices = jnp.arange(draw.mask.shape[0])
-  return lax.scan(body, x, (layers, draw.mask, draw.scale, indices))[0]
+  mask, scales = jnp.asarray(draw.mask), jnp.asarray(draw.scale)
+  indices = jnp.arange(mask.shape[0])
+  return lax.scan(body, x, (layers, mask, scales, indices))[0]
 
 
-def _scan_path(run_block, checkpoint, layers, x, draw: LayerPath):
-  """The kept layers alone."""
+def _scan_path(
+  run_block: RunBlock,
+  remat: str,
+  layers: Params,
+  x: Hidden,
+  draw: LayerPath,
+) -> Hidden:
+  """Scans only the kept layers."""
 
-  @checkpoint
-  def run_layer(layers, x, index, scale):
+  def run_layer(
+    layers: Params, x: Hidden, index: Index, scale: Scale
+  ) -> Hidden:
     return run_block(_slice_layer(layers, index), x, index, scale)
 
-  def body(x, layer):
-    index, scale = layer
-    return run_layer(layers, x, index, scale), None
+  run_kept = checkpoint(run_layer, remat)
 
-  return lax.scan(body, x, (draw.indices, draw.scale))[0]
+  def body(x: Hidden, layer: tuple[Index, Scale]) -> tuple[Hidden, None]:
+    index, scale = layer
+    return run_kept(layers, x, index, scale), None
+
+  indices, scales = jnp.asarray(draw.indices), jnp.asarray(draw.scale)
+  return lax.scan(body, x, (indices, scales))[0]

@@ -1,4 +1,4 @@
-"""T5's relative positions: a bias of attention for each bucket of distances."""
+"""T5's relative positions: an attention bias for each bucket of distances."""
 
 import math
 
@@ -14,8 +14,8 @@ class RelativePositions(nn.Module):
 
   Attributes:
     num_heads: H.
-    num_buckets: half of them for exact distances, the others wider and wider.
-    max_distance: from which on all distances share a bucket.
+    num_buckets: half of them hold one distance each, the others ever more.
+    max_distance: all distances from here on share a bucket.
     bidirectional: whether half of the buckets are for later tokens; if not,
       later tokens share bucket 0.
     stddev: of the initial biases.
@@ -31,16 +31,16 @@ class RelativePositions(nn.Module):
   def __call__(
     self, queries: Int[Array, "T"], keys: Int[Array, "S"]
   ) -> Float[Array, "1 H T S"]:
-    """Biases of queries and keys at these positions of a row."""
+    """Biases between queries and keys at these positions of a row."""
     init = layers.with_axes(
       nn.initializers.normal(self.stddev), ("heads", "bucket")
     )
     shape = (self.num_heads, self.num_buckets)
-    table = self.param("embedding", init, shape, jnp.float32)
+    table: Array = self.param("embedding", init, shape, jnp.float32)
     return table[:, self.bucket(keys[None, :] - queries[:, None])][None]
 
-  def bucket(self, offset: Int[Array, "..."]) -> Int[Array, "..."]:
-    """Bucket of a key that stands `offset` tokens after the query."""
+  def bucket(self, offset: Int[Array, "*shape"]) -> Int[Array, "*shape"]:
+    """The bucket of a key that is `offset` tokens after the query."""
     buckets = self.num_buckets
     if self.bidirectional:
       buckets //= 2

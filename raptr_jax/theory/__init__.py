@@ -1,1 +1,1 @@
-"""What the paper argues with, as runnable numerics."""
+"""The paper's theory as runnable numerics."""

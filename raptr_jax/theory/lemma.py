@@ -1,18 +1,18 @@
-"""How much bypassing one layer changes a random network, by its depth.
+"""How much bypassing one layer changes a random network, by depth.
 
-RaPTr's theory (arXiv 2402.05913, its section on the stability of subnetworks)
+RaPTr's theory (arXiv 2402.05913, section on the stability of subnetworks)
 compares L(F), the loss of a network, with the mean over l of L(F_{-l}), where
-F_{-l} bypasses layer l. What bounds their difference is the change of the
-output, and its lemma is on linear residual networks at initialisation: with
-residual connections and layer norm this change is O(1 / sqrt(L)) of the output;
-if one of them is missing it is Omega(1).
+F_{-l} bypasses layer l. The change of the output bounds their difference. A
+lemma on linear residual networks at initialisation gives its size relative to
+the output: O(1 / sqrt(L)) with residual connections and layer norm, Omega(1) if
+either is missing.
 
-A layer here is y + W LN(y), with W ~ N(0, 1 / D), and a layer norm LN without
-parameters; inputs are N(0, 1). Measured are
+Here a layer is y + W LN(y), with W ~ N(0, 1 / D) and a layer norm LN without
+parameters; inputs are N(0, 1). We measure
 
   psi_l = |F_{-l}(x) - F(x)| / |F(x)|  and  gap = mean of psi_l over l and x.
 
-Widths, inputs and this way to average are ours; the paper's are not known.
+Widths, inputs and averaging are our choices; the paper's are not known.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-BLOCK = 32  # Layers between which the number of networks stays.
+BLOCK = 32  # Layers after which the number of parallel networks grows.
 
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-  """What a layer has around its weights.
+  """What surrounds the weights of a layer.
 
   Attributes:
-    residual: whether it adds to its input.
+    residual: whether the layer adds to its input.
     norm: whether it normalises what it multiplies.
   """
 
@@ -42,30 +42,30 @@ class Form:
 
   @property
   def growth(self) -> float:
-    """By how much a layer is expected to lengthen y, if it is linear.
+    """The factor by which a linear layer is expected to lengthen y.
 
-    Dividing all networks by it after each layer leaves psi as it is, and y in
-    the range of float32. With a norm nothing grows that fast: 1.
+    Dividing all networks by it after each layer keeps psi, and keeps y within
+    float32's range. With a norm y grows slowly, and the factor is 1.
     """
     return math.sqrt(2) if self.residual and not self.norm else 1.0
 
   def layer(
     self, weight: Float[Array, "D D"], y: Float[Array, "*batch D"]
   ) -> Float[Array, "*batch D"]:
-    """One layer; W is the transpose of `weight`."""
+    """Runs one layer; W is the transpose of `weight`."""
     branch = (layer_norm(y) if self.norm else y) @ weight
     return y + branch if self.residual else branch
 
   def wide_limit(self, depth: int) -> float:
-    """The gap that is expected as D goes to infinity, to first order (ours).
+    """The expected gap as D goes to infinity, to first order; our derivation.
 
-    Without residuals F_{-l} and F end up orthogonal, and equally long: sqrt(2).
+    Without residuals, F_{-l} and F end up orthogonal and equally long: sqrt(2).
     With residuals alone, each layer doubles |y|^2, and half of |F|^2 is due to
     layer l: 1 / sqrt(2). With both, each layer adds D to |y|^2, which is
-    D (l + 1) after layer l; what layer l adds keeps its share of |y|^2 from
-    there on, since the norm shrinks y and the difference alike. So psi_l is
-    1 / sqrt(l + 1), and its mean is 2 / sqrt(L) - 2.46 / L + O(L^-1.5): on
-    log-log axes its slope comes down to -1/2 slowly, from above.
+    D (l + 1) after layer l. From there on, layer l's contribution keeps its
+    share of |y|^2, since the norm shrinks y and the difference alike. So psi_l
+    is 1 / sqrt(l + 1), with mean 2 / sqrt(L) - 2.46 / L + O(L^-1.5): on log-log
+    axes the slope approaches -1/2 slowly, from above.
     """
     if not self.residual:
       return math.sqrt(2)
@@ -103,9 +103,9 @@ def bypass_changes(
 ) -> Float[Array, "L N"]:
   """Psi of every layer, for every input.
 
-  The networks F_{-1}, F_{-2}, ..., and F as the last one, run side by side,
-  and F_{-l} stands still at layer l. Until then it is F: it joins in at the
-  block of layers that l is in, which saves almost half of the products.
+  The networks F_{-1}, F_{-2}, ... and, last, F run side by side; F_{-l} skips
+  layer l. Before that it equals F, so it joins only at the start of layer l's
+  block, which saves almost half of the products.
   """
 
   def run_layer(y, layer):
@@ -128,19 +128,19 @@ def bypass_changes(
 def measure(
   key: jax.Array, *, depth: int, width: int, inputs: int
 ) -> dict[str, Float[Array, "L"]]:
-  """Psi of every layer of a random network, mean over random inputs.
+  """Psi of every layer of a random network, averaged over random inputs.
 
-  The mean of psi over the layers is the gap.
+  Its mean over layers is the gap.
 
   Args:
-    key: folded with the depth, so that networks of several depths have
+    key: folded with the depth, so that networks of different depths have
       independent weights.
     depth: L.
     width: D.
     inputs: number of random inputs.
 
   Returns:
-    Psi by the name of the form; all forms have the same weights and inputs.
+    Psi by name of the form; all forms share weights and inputs.
   """
   weights, x = random_network(
     jax.random.fold_in(key, depth), depth=depth, width=width, inputs=inputs
@@ -156,10 +156,10 @@ def fit_exponents(
 ) -> Float[np.ndarray, "*S"]:
   """Least-squares slopes of log(gap) over log(depth), for each seed.
 
-  A gap that is no power law has another one for each range of depths.
+  If the gap is not a power law, the slope depends on the range of depths.
 
   Raises:
-    ValueError: if there are fewer than two depths.
+    ValueError: there are fewer than two depths.
   """
   if len(depths) < 2:
     raise ValueError(f"depths = {tuple(depths)}, expected at least two.")

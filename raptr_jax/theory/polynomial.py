@@ -1,17 +1,16 @@
-"""A polynomial with terms of many degrees: which of them does a method learn?
+"""Which degrees of a polynomial does a method learn?
 
-The toy experiment of RaPTr (arXiv 2402.05913): a residual network is trained,
-by a layer-dropping method, on a sum of parities of bits x in {-1, 1}^n. A
-parity is the product of some of the bits; their number is its degree. Low
-degrees are learned first, so the error of each degree over training shows what
-a method learns late, or not at all. The paper's sizes and its way to measure
-are not known to us: those here are ours.
+RaPTr's toy experiment (arXiv 2402.05913): a layer-dropping method trains a
+residual network on a sum of parities of bits x in {-1, 1}^n. A parity is the
+product of some of the bits; their number is its degree. Low degrees are learned
+first, so errors by degree show what a method learns late, or not at all. The
+paper's sizes and measurements are not known; these are our choice.
 
-Over all 2^n inputs parities are orthonormal. So a network's coefficient of one
-is its mean product with it, and the mean squared error of a network is the sum
-of its squared errors in all 2^n coefficients.
+Parities are orthonormal over all 2^n inputs. So a network's coefficient of a
+parity is the mean of their product, and its mean squared error is the sum of
+squared errors over all 2^n coefficients.
 
-Further shape letters: n bits, J terms of the target, E degrees that it has.
+Further shape letters: n bits, J terms of the target, E degrees among them.
 """
 
 import dataclasses
@@ -30,11 +29,11 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from raptr_jax.contracts import LayerDraw, LayerPath, Params, Policy
-from raptr_jax.execution import draw_table
+from raptr_jax.methods.draws import draw_table
 from raptr_jax.models import layers
 from raptr_jax.models.masked_stack import MaskedStack, full_path
-from raptr_jax.optim import Optimizer
-from raptr_jax.state import TrainState
+from raptr_jax.training.optim import Optimizer
+from raptr_jax.training.state import TrainState
 
 LAYER_NORM_EPSILON = 1e-6
 
@@ -44,7 +43,7 @@ class ParityTarget:
   """f(x) = sum over j of c_j times the product of the x_i with i in S_j.
 
   Attributes:
-    members: whether bit i is in S_j; no two rows are the same.
+    members: whether bit i is in S_j; all rows differ.
     coefficients: c_j.
   """
 
@@ -57,7 +56,7 @@ class ParityTarget:
     return self.members.sum(axis=1)
 
   def parities(self, x: Float[Array, "B n"]) -> Float[Array, "B J"]:
-    """The product in each term: -1 for an odd number of bits that are -1."""
+    """Each term's parity: -1 if an odd number of its bits are -1, else 1."""
     negative = (x < 0).astype(jnp.float32)
     count = negative @ self.members.T.astype(jnp.float32)
     return 1 - 2 * (count % 2)
@@ -68,10 +67,10 @@ class ParityTarget:
   def project(
     self, outputs: Float[Array, "2**n"], x: Float[Array, "2**n n"]
   ) -> Float[Array, "J"]:
-    """A function's coefficients of these terms.
+    """A function's coefficients of the target's terms.
 
     Args:
-      outputs: values of the function at `x`.
+      outputs: the function's values at `x`.
       x: all inputs, each once.
     """
     return outputs @ self.parities(x) / len(outputs)
@@ -79,15 +78,15 @@ class ParityTarget:
   def degree_errors(
     self, learned: Float[np.ndarray, "J"]
   ) -> Float[np.ndarray, "E"]:
-    """Squared error in the terms of a degree, over the sum of their c_j^2.
+    """Squared error in the terms of each degree, over the sum of their c_j^2.
 
-    The zero function has an error of 1 in every degree.
+    The zero function has error 1 in every degree.
 
     Args:
       learned: a function's coefficients of the terms.
 
     Returns:
-      Errors of the degrees that the target has, ascending.
+      Errors by degree, ascending; only degrees that the target has.
     """
     degrees = np.asarray(self.degrees)
     true = np.asarray(self.coefficients, np.float64)
@@ -99,13 +98,14 @@ class ParityTarget:
 def random_target(
   seed: int, *, num_bits: int, max_degree: int, terms_per_degree: int
 ) -> ParityTarget:
-  """Random terms of degrees 1 to `max_degree`, all of one size.
+  """Draws terms of degrees 1 to `max_degree`, with coefficients of one size.
 
-  Within a degree sets are drawn uniformly, without replacement. Coefficients
-  are 1 / sqrt(J) with random signs: the zero function has a squared error of 1.
+  Within a degree, sets of bits are drawn uniformly without replacement.
+  Coefficients are 1 / sqrt(J) with random signs, so the squared error of the
+  zero function is 1.
 
   Raises:
-    ValueError: if a degree has fewer different terms than are asked for.
+    ValueError: a degree has fewer than `terms_per_degree` parities.
   """
   rng = np.random.default_rng(seed)
   members = []
@@ -131,7 +131,7 @@ def all_inputs(num_bits: int) -> Float[np.ndarray, "2**n n"]:
 
 
 class MlpBlock(nn.Module):
-  """x + scale * MLP(LN(x)), as `MaskedStack` calls it.
+  """x + scale * MLP(LN(x)), a block for `MaskedStack`.
 
   Attributes:
     mlp_dim: F.
@@ -169,7 +169,7 @@ class ResidualMlp(nn.Module):
   def __call__(
     self, x: Float[Array, "B n"], draw: LayerDraw | LayerPath
   ) -> Float[Array, "B"]:
-    """Outputs of the layers in `draw`."""
+    """Runs the layers in `draw`."""
     init = nn.initializers.lecun_normal()
     axes = ("bits", "embed")
     y = layers.Dense((self.width,), axes, init, name="embedding")(x)
@@ -189,18 +189,18 @@ def squared_error(
   model: ResidualMlp,
   target: ParityTarget,
 ) -> Float[Array, ""]:
-  """Mean squared error of the layers in `draw`."""
+  """Mean squared error of the network that runs the layers in `draw`."""
   outputs: Any = model.apply({"params": params}, x, draw)
   return jnp.mean(jnp.square(outputs - target(x)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """How well the full network does.
+  """How well the full network does after some steps.
 
   Attributes:
-    step: number of steps done.
-    layers_run: layers that have run in these steps, all together.
+    step: steps done.
+    layers_run: layers run in these steps, in total.
     loss: mean squared error over all inputs.
     degree_errors: [E], see `ParityTarget.degree_errors`.
   """
@@ -222,57 +222,45 @@ def train(
   eval_period: int,
   seed: int,
 ) -> Iterator[Evaluation]:
-  """Trains the paths that a policy draws, on inputs drawn at random.
+  """Trains the paths that a policy draws, on random inputs.
 
-  Inputs are uniform in {-1, 1}^n, fresh in every step. Runs with the same seed
-  start from the same parameters and see the same inputs. Calls with the same
-  model and optimizer share a compiled program.
+  Inputs are uniform in {-1, 1}^n, the same for all policies with one seed.
 
   Args:
-    model: to be trained from scratch.
-    target: what it learns, by the mean squared error.
+    model: the network, trained from scratch.
+    target: what it learns.
     policy: draws the layers of each step.
     optimizer: updates the parameters.
     total_steps: steps of the run.
     batch_size: B.
     eval_period: steps between evaluations; divides `total_steps`.
-    seed: of parameters, inputs and draws.
+    seed: seed of parameters, inputs and draws.
 
   Yields:
     An evaluation before the first step, and one after each period.
 
   Raises:
-    ValueError: if the last period would not be whole.
+    ValueError: `eval_period` does not divide `total_steps`.
   """
   if total_steps % eval_period:
-    raise ValueError(
-      f"eval_period = {eval_period} does not divide total_steps ="
-      f" {total_steps}."
-    )
+    raise ValueError(f"{eval_period = } does not divide {total_steps = }.")
   params_key, input_key, draw_key = jax.random.split(jax.random.key(seed), 3)
-  draws = draw_table({"stack": policy}, draw_key, total_steps)
-  masks, scales = draws.mask["stack"], draws.scale["stack"]
+  table = draw_table({"stack": policy}, draw_key, total_steps, "cond")
+  draws = table.by_stack["stack"]
   inputs = jnp.asarray(all_inputs(target.members.shape[1]))
   state = _fresh_state(params_key, inputs[:1], model, optimizer)
+  train_steps = functools.partial(
+    _train_steps, model=model, optimizer=optimizer, batch_size=batch_size
+  )
   for step in range(0, total_steps + 1, eval_period):
     if step:
       period = slice(step - eval_period, step)
-      state = _train_steps(
-        state,
-        LayerDraw(masks[period], scales[period]),
-        target,
-        input_key,
-        model=model,
-        optimizer=optimizer,
-        batch_size=batch_size,
-      )
+      draw = LayerDraw(draws.mask[period], draws.scale[period])
+      state = train_steps(state, draw, target, input_key)
     loss, learned = _evaluate(state.params, target, inputs, model=model)
-    yield Evaluation(
-      step,
-      int(draws.path_lengths[:step].sum()),
-      float(loss),
-      target.degree_errors(np.asarray(learned)).tolist(),
-    )
+    layers_run = int(table.path_lengths[:step].sum())
+    errors = target.degree_errors(np.asarray(learned)).tolist()
+    yield Evaluation(step, layers_run, float(loss), errors)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "optimizer"))
@@ -302,12 +290,12 @@ def _train_steps(
   optimizer: Optimizer,
   batch_size: int,
 ) -> TrainState:
-  """One step for each of the draws, whose arrays are [S, L]."""
+  """Trains a step for each of the draws, whose arrays are [S, L]."""
   shape = (batch_size, target.members.shape[1])
   loss_fn = functools.partial(squared_error, model=model, target=target)
 
   def step(state, draw):
-    """Trains one draw [L] on fresh inputs."""
+    """Trains one draw [L] on new inputs."""
     key = jax.random.fold_in(input_key, state.step)
     x = jax.random.rademacher(key, shape, jnp.float32)
     grads = jax.grad(loss_fn)(state.params, x, draw)

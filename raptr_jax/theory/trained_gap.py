@@ -1,7 +1,7 @@
-"""How much bypassing one layer changes a BERT, fresh or trained.
+"""How much bypassing one layer changes a BERT, untrained or trained.
 
-What `lemma.py` measures on linear networks, and what RaPTr's theory
-(arXiv 2402.05913) is about: the difference between L_2 = L(F), the loss of the
+Measures what `lemma.py` measures on linear networks, and what RaPTr's theory
+(arXiv 2402.05913) bounds: the difference between L_2 = L(F), the loss of the
 full model, and L_1 = mean over l of L(F_{-l}), its loss without layer l.
 """
 
@@ -15,18 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from raptr_jax import losses
 from raptr_jax.contracts import Batch, LayerDraw, Params
+from raptr_jax.models import losses
 from raptr_jax.models.bert import BertMaskedLM
 
 
 @dataclasses.dataclass(frozen=True)
 class BypassEffect:
-  """What bypassing each layer by itself does.
+  """The effect of bypassing each layer on its own.
 
   Attributes:
     psi: |F_{-l} - F| / |F| of a token's hidden state at the end of the stack,
-      after the final norm if there is one; mean over tokens without padding.
+      after any final norm; mean over tokens, without padding.
     loss_change: L(F_{-l}) - L(F), in nats per target.
     loss: L(F), in nats per target.
   """
@@ -49,15 +49,15 @@ class BypassEffect:
 def measure(
   model: BertMaskedLM, params: Params, batches: Iterable[Batch]
 ) -> BypassEffect:
-  """Bypasses one layer after the other, without dropout.
+  """Bypasses one layer at a time, without dropout.
 
   Args:
     model: a BERT of L layers.
     params: its parameters, without boxes.
-    batches: batches of `tasks.bert`; there are L + 1 forward passes of each.
+    batches: batches of `MaskedLM`; each takes L + 1 forward passes.
 
   Raises:
-    ValueError: if there are no batches.
+    ValueError: there are no batches.
   """
   (num_layers,) = model.stacks.values()
   everything = np.ones(num_layers, bool)
@@ -89,8 +89,8 @@ def _forward(
 ) -> tuple[Float[Array, "B T D"], Float[Array, ""]]:
   """Hidden states, and the summed loss, of the layers in the mask.
 
-  A `LayerDraw` has one program for all masks: layers that do the same
-  arithmetic give the same bits.
+  A `LayerDraw` runs one program for all masks, so equal arithmetic gives equal
+  bits.
   """
   apply = functools.partial(model.module.apply, {"params": params})
   draw = LayerDraw(mask, mask.astype(jnp.float32))
@@ -108,7 +108,7 @@ def _summed_change(
   full: Float[Array, "B T D"],
   bypassed: Float[Array, "B T D"],
 ) -> Float[Array, ""]:
-  """Relative change, summed over the tokens that are no padding."""
+  """Relative change, summed over tokens, without padding."""
   change = jnp.linalg.norm(bypassed - full, axis=-1)
   relative = change / jnp.linalg.norm(full, axis=-1)
   return jnp.where(batch["segment_ids"] > 0, relative, 0.0).sum()

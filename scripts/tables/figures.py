@@ -1,49 +1,45 @@
-"""Pictures of the losses of a table."""
+"""The pictures of tables: final losses, losses over FLOPs, losses over steps."""
 
 import contextlib
-import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raptr_jax.plots import QUIET_COLOR
-from tasks import records
-
-from .results import Result, nominal_factor
-from .statistics import estimate, paired_difference
-from .table import Comparison, Table
+from raptr_jax.reports.curves import QUIET_COLOR
+from tables.results import (
+  Result,
+  estimate,
+  mean_curve,
+  nominal_factor,
+  paired_difference,
+  transitions,
+)
+from tables.table import Comparison, Table
+from tasks import files
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
   from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which the colour-blind can tell apart.
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
   "#000000", "#E69F00", "#56B4E9", "#009E73",
   "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
-# How a method, by the name of its gin file, looks in every picture.
-METHOD_STYLES = {
-  "dense": (BLACK, "dense"),
-  "dense_equal_flops": (QUIET_COLOR, "dense, equal FLOPs"),
-  "raptr": (VERMILION, "RaPTr"),
-  "constant": (SKY, "constant path length"),
-  "gradual_stacking": (BLUE, "gradual stacking"),
-  "progressive_layer_dropping": (GREEN, "progressive layer dropping"),
-  "progressive_stacking": (PURPLE, "progressive stacking"),
-  "midas": (ORANGE, "MidAS"),
-}
-CURVE_COLORS = (BLACK, VERMILION, BLUE, GREEN, ORANGE, PURPLE, SKY)
-# The part of a run that an axis of losses leaves out: there they fall from
-# log(vocabulary size), and would flatten all that follows.
+GREY = QUIET_COLOR
+# Those of lines without their own. Yellow is too pale on white.
+COLOR_CYCLE = (BLACK, VERMILION, BLUE, GREEN, ORANGE, PURPLE, SKY)
+# The share of a run that loss axes leave out. Losses fall from
+# log(vocabulary size) there, which would flatten the rest.
 EARLY = 0.1
 
 
 @contextlib.contextmanager
 def saved(path: Path, size: tuple[float, float]) -> Iterator["Figure"]:
-  """A figure that becomes the file when the block ends, whole or not at all."""
+  """A figure that is written when the block ends, whole or not at all."""
   from matplotlib.figure import Figure
 
   figure = Figure(figsize=size, dpi=150, layout="constrained")
@@ -53,12 +49,12 @@ def saved(path: Path, size: tuple[float, float]) -> Iterator["Figure"]:
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
   path.parent.mkdir(parents=True, exist_ok=True)
-  with records.replacing(path) as partial:
+  with files.replacing(path) as partial:
     figure.savefig(partial, format="png")
 
 
 def legend_below(figure: "Figure", panels: Sequence["Axes"]) -> None:
-  """One legend for all panels, below them."""
+  """Draws one legend for all panels below them."""
   handles = {
     label: handle
     for axes in panels
@@ -75,53 +71,35 @@ def legend_below(figure: "Figure", panels: Sequence["Axes"]) -> None:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Curve:
-  """Evaluation losses of the full model, means over seeds.
+def distinct_colors(wanted: Mapping[str, str | None]) -> dict[str, str]:
+  """A colour for each line.
 
-  Attributes:
-    steps: that all seeds were evaluated at.
-    flops: spent until then.
-    losses: at these steps.
+  Args:
+    wanted: each line's own colour, or None.
+
+  Returns:
+    The first line that wants a colour gets it. All others get the next unused
+    ones of `COLOR_CYCLE`, which starts over when it is used up.
   """
+  colors: dict[str, str] = {}
+  for name, color in wanted.items():
+    if color and color not in colors.values():
+      colors[name] = color
+  unused = [color for color in COLOR_CYCLE if color not in colors.values()]
+  cycle = itertools.chain(unused, itertools.cycle(COLOR_CYCLE))
+  return {name: colors.get(name) or next(cycle) for name in wanted}
 
-  steps: np.ndarray
-  flops: np.ndarray
-  losses: np.ndarray
 
-
-def mean_curve(result: Result) -> Curve:
-  """The curve of a row's finished runs."""
-  losses, flops = [], []
-  for run in result.runs.values():
-    rows = run.metrics()
-    train = [row for row in rows if row["split"] == "train"]
-    full = {
-      row["step"]: row["loss"]
-      for row in rows
-      if row["split"] == "eval"
-      and row["layers"] == "full"
-      and row["loss"] is not None
-    }
-    losses.append(full)
-    flops.append(
-      (
-        [0, *(row["step"] for row in train)],
-        [0, *(row["flops"] for row in train)],
-      )
-    )
-  if not losses:
-    return Curve(*np.zeros([3, 0]))
-  steps = np.array(sorted(set.intersection(*map(set, losses))), float)
-  return Curve(
-    steps,
-    np.mean([np.interp(steps, *points) for points in flops], axis=0),
-    np.mean([[full[step] for step in steps] for full in losses], axis=0),
-  )
+def line_colors(found: Mapping[str, Result]) -> dict[str, str]:
+  """The colour of each line of a picture, by its label."""
+  wanted: dict[str, str | None] = {}
+  for result in found.values():
+    wanted.setdefault(result.row.line, result.row.color)
+  return distinct_colors(wanted)
 
 
 def focus(axes: "Axes") -> None:
-  """Fits the axes to what their lines show after the early part of a run."""
+  """Fits the y axis to the lines after the early part of a run."""
   points = [np.asarray(line.get_xydata(), float) for line in axes.lines]
   end = max((xy[:, 0].max() for xy in points if len(xy)), default=0.0)
   late = [xy[xy[:, 0] >= EARLY * end, 1] for xy in points if len(xy)]
@@ -141,16 +119,16 @@ def draw_losses(path: Path, table: Table, found: Mapping[str, Result]) -> None:
     strips = figure.subfigures(len(parts), height_ratios=heights, squeeze=False)
     for part, strip in zip(parts, strips[:, 0]):
       dots, curves = strip.subplots(1, 2, width_ratios=(1, 1))
-      _draw_dots(dots, part, found)
+      _draw_differences(dots, part, found)
       _draw_curves(curves, part, found)
       if len(parts) > 1:
         strip.suptitle(part.title)
 
 
-def _draw_dots(
+def _draw_differences(
   axes: "Axes", part: Comparison, found: Mapping[str, Result]
 ) -> None:
-  """Differences to the first reference, seed by seed."""
+  """Differences to the first reference, paired by seed."""
   reference = found[part.references[0]]
   shown = [0.0]
   for place, row in enumerate(part.rows):
@@ -166,27 +144,9 @@ def _draw_dots(
       axes.plot(seeds, [place] * len(seeds), "|", color=BLUE, markersize=9)
       axes.plot(difference.interval, [place] * 2, color=BLUE, linewidth=1.5)
     axes.plot(difference.mean, place, "o", color=BLUE, markersize=6, zorder=3)
-  for name, style in zip(part.references, ("-", "--")):
-    difference = paired_difference(found[name].losses, reference.losses)
-    if difference:
-      axes.axvline(
-        difference.mean,
-        color=QUIET_COLOR,
-        linestyle=style,
-        linewidth=1,
-        label=found[name].row.label,
-        zorder=1,
-      )
+  _draw_references(axes, [found[name] for name in part.references])
   margin = 0.05 * (max(shown) - min(shown)) or 0.01
   axes.set_xlim(min(shown) - margin, max(shown) + margin)
-  if axes.get_legend_handles_labels()[1]:
-    axes.legend(
-      loc="lower center",
-      bbox_to_anchor=(0.5, 1.0),
-      ncols=2,
-      frameon=False,
-      fontsize=9,
-    )
   axes.set_yticks(range(len(part.rows)), [row.label for row in part.rows])
   axes.set_ylim(len(part.rows) - 0.5, -0.5)
   axes.set_xlabel(
@@ -195,14 +155,36 @@ def _draw_dots(
   )
 
 
+def _draw_references(axes: "Axes", references: Sequence[Result]) -> None:
+  """A vertical line for each reference, with a legend above."""
+  for result, style in zip(references, itertools.cycle(("-", "--", ":"))):
+    difference = paired_difference(result.losses, references[0].losses)
+    if difference:
+      axes.axvline(
+        difference.mean,
+        color=GREY,
+        linestyle=style,
+        linewidth=1,
+        label=result.row.label,
+        zorder=1,
+      )
+  if axes.get_legend_handles_labels()[1]:
+    axes.legend(
+      loc="lower center",
+      bbox_to_anchor=(0.5, 1.0),
+      ncols=2,
+      frameon=False,
+      fontsize=9,
+    )
+
+
 def _draw_curves(
   axes: "Axes", part: Comparison, found: Mapping[str, Result]
 ) -> None:
-  methods = [found[name].row.method for name in part.curves]
-  colors: Sequence[str] = CURVE_COLORS
-  if len(set(methods)) == len(methods):
-    colors = tuple(METHOD_STYLES[method][0] for method in methods)
-  for name, color in zip(part.curves, colors):
+  colors = distinct_colors(
+    {name: found[name].row.color for name in part.curves}
+  )
+  for name, color in colors.items():
     curve = mean_curve(found[name])
     if curve.steps.size:
       axes.plot(
@@ -221,36 +203,104 @@ def _draw_curves(
     axes.legend(frameon=False, fontsize=9)
 
 
-def draw_sweep(path: Path, found: Mapping[str, Result]) -> None:
-  """Draws loss over FLOP factor, a line a method, and the dense loss."""
-  dense = found["dense"]
+def draw_sweep(path: Path, table: Table, found: Mapping[str, Result]) -> None:
+  """Draws loss over FLOP factor, a panel per family and a line per series."""
+  parts = table.comparisons
+  with saved(path, (7.5, 5 * len(parts))) as figure:
+    panels = list(figure.subplots(len(parts), squeeze=False)[:, 0])
+    for axes, part in zip(panels, parts):
+      _draw_sweep(axes, part, {row.name: found[row.name] for row in part.rows})
+      if len(parts) > 1:
+        axes.set_title(part.title)
+    legend_below(figure, panels)
+
+
+def _draw_sweep(
+  axes: "Axes", part: Comparison, found: Mapping[str, Result]
+) -> None:
+  dense = found[part.dense.name]
+  colors = line_colors(found)
+  dense_loss = estimate(list(dense.losses.values()))
+  if dense_loss:
+    mean, sd, label = dense_loss.mean, dense_loss.sd, dense.row.line
+    axes.axhline(mean, color=colors[label], linewidth=1, label=label)
+    if dense_loss.n > 1:
+      axes.axhspan(
+        mean - sd, mean + sd, color=colors[label], alpha=0.08, linewidth=0
+      )
   lines: dict[str, list[tuple[float, float, float]]] = {}
   for result in found.values():
     loss = estimate(list(result.losses.values()))
     factor = nominal_factor(result, dense)
     if result is not dense and loss and factor:
       point = (factor, loss.mean, loss.sd if loss.n > 1 else 0.0)
-      lines.setdefault(result.row.method, []).append(point)
-  with saved(path, (7.5, 5)) as figure:
-    axes = figure.subplots()
-    dense_loss = estimate(list(dense.losses.values()))
-    if dense_loss:
-      color, label = METHOD_STYLES["dense"]
-      axes.axhline(dense_loss.mean, color=color, linewidth=1, label=label)
-      if dense_loss.n > 1:
-        axes.axhspan(
-          dense_loss.mean - dense_loss.sd,
-          dense_loss.mean + dense_loss.sd,
-          color=color,
-          alpha=0.08,
-          linewidth=0,
-        )
-    for method, points in lines.items():
-      factors, means, sds = zip(*sorted(points))
-      color, label = METHOD_STYLES[method]
-      axes.errorbar(
-        factors, means, sds, color=color, label=label, marker="o", capsize=3
+      lines.setdefault(result.row.line, []).append(point)
+  for label, points in lines.items():
+    factors, means, sds = zip(*sorted(points))
+    axes.errorbar(
+      factors,
+      means,
+      sds,
+      color=colors[label],
+      label=label,
+      marker="o",
+      capsize=3,
+    )
+  axes.set_xlabel("FLOP factor: dense FLOPs over the row's, blocks")
+  axes.set_ylabel("final evaluation loss (mean ± sd over seeds)")
+
+
+def draw_transitions(
+  path: Path, table: Table, found: Mapping[str, Result]
+) -> None:
+  """Draws losses over steps, a panel per depth and a line per row."""
+  panels: dict[str, list[Result]] = {}
+  for part in table.comparisons:
+    family = f"{part.title}, " if len(table.comparisons) > 1 else ""
+    shown = [found[row.name] for row in part.rows if found[row.name].summary]
+    for result in sorted(shown, key=lambda r: r.num_layers):
+      title = f"{family}{result.num_layers} layers"
+      panels.setdefault(title, []).append(result)
+  colors = line_colors(found)
+  number = max(len(panels), 1)
+  with saved(path, (4.6 * number, 4.4)) as figure:
+    places = figure.subplots(1, number, squeeze=False)[0]
+    for axes, (title, results) in zip(places, panels.items()):
+      for result in results:
+        _draw_transitions(axes, result, colors[result.row.line])
+      focus(axes)
+      axes.set_title(title, fontsize=10)
+      axes.set_xlabel("steps")
+      axes.set_ylabel("evaluation loss, full model")
+    legend_below(figure, places)
+
+
+def _draw_transitions(axes: "Axes", result: Result, color: str) -> None:
+  """A row's curve, with marks where stages begin."""
+  curve = mean_curve(result)
+  axes.plot(
+    curve.steps,
+    curve.losses,
+    color=color,
+    label=result.row.line,
+    linewidth=1.2,
+  )
+  by_seed = [
+    transitions(run, result.boundaries) for run in result.runs.values()
+  ]
+  for moment, fill in (("before", color), ("grown", "white")):
+    joints = []
+    for step in result.boundaries:
+      losses = [getattr(run[step], moment) for run in by_seed]
+      mean = estimate([loss for loss in losses if loss is not None])
+      if mean:
+        joints.append((step, mean.mean))
+    if joints:
+      axes.plot(
+        *zip(*joints),
+        color=color,
+        markerfacecolor=fill,
+        marker="o",
+        markersize=5,
+        linestyle="none",
       )
-    axes.set_xlabel("FLOP factor: dense FLOPs over the row's, blocks")
-    axes.set_ylabel("final evaluation loss (mean ± sd over seeds)")
-    legend_below(figure, [axes])

@@ -1,4 +1,4 @@
-"""A run of a row: its arguments, its folder, and what is in there."""
+"""A training run of a row: its arguments, its folder and its files."""
 
 import dataclasses
 import difflib
@@ -10,12 +10,12 @@ from typing import Any
 
 import gin
 
-from raptr_jax import main, plots
-
-from .table import Row
+from raptr_jax import main
+from raptr_jax.reports import run_files
+from tables.table import Row
 
 CONFIG_FILE = "config.gin"
-# What the user of a table cannot set: rows and their runs differ in it.
+# Macros that rows and runs set themselves, and users may not.
 OWN_MACROS = (
   "MODEL_DIR", "RANDOM_SEED", "LEARNING_RATE", "TRAIN_STEPS", "NUM_LAYERS",
   "FLOP_FACTOR", "PATH_LENGTHS", "STACKING_LENGTHS", "DOUBLING_LENGTHS",
@@ -25,29 +25,29 @@ OWN_MACROS = (
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """What all runs of a table have in common.
+  """What all runs of a table share.
 
   Attributes:
-    scale: in `table.SCALES`.
+    scale: one of `table.SCALES`.
     root: folder of the runs of all scales.
-    overrides: gin arguments of the user, as `--gin.NAME=VALUE`.
+    overrides: the user's gin arguments, as `--gin.NAME=VALUE`.
 
   Raises:
-    ValueError: an override is one of `OWN_MACROS`.
+    ValueError: if an override sets one of `OWN_MACROS`.
   """
 
   scale: str
   root: Path
   overrides: tuple[str, ...] = ()
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for override in self.overrides:
       name = override.removeprefix("--gin.").partition("=")[0]
       if name in OWN_MACROS:
         raise ValueError(
-          f"{override}: rows and runs differ in {name}; for the length of all"
-          " runs set FULL_TRAIN_STEPS, for anything else change"
-          f" gin/scales/*_{self.scale}.gin."
+          f"{override}: rows and runs differ in {name}. Set FULL_TRAIN_STEPS to"
+          " change the length of all runs; for anything else edit"
+          f" gin/tables/*_{self.scale}.gin."
         )
 
   @property
@@ -57,7 +57,7 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One training run: a row at a learning rate, with a seed."""
+  """A training run of a row at one learning rate, with one seed."""
 
   setting: Setting
   row: Row
@@ -71,13 +71,13 @@ class Run:
 
   @property
   def name(self) -> str:
-    """For people: row, learning rate and seed."""
+    """Row, learning rate and seed, for display."""
     return f"{self.row.name}, lr {self.learning_rate:g}, seed {self.seed}"
 
   def arguments(self) -> list[str]:
     """Arguments of `python -m raptr_jax.main`; the row's override the user's."""
     scale = self.setting.scale
-    files = (f"scales/{self.row.family}_{scale}.gin", *self.row.gin_files)
+    files = (f"tables/{self.row.family}_{scale}.gin", *self.row.gin_files)
     bindings = {
       **self.row.overrides,
       **self.row.by_scale.get(scale, {}),
@@ -92,35 +92,35 @@ class Run:
     ]
 
   def command(self) -> str:
-    """The command of this run, as a user would type it."""
+    """The shell command that trains it."""
     return shell(["python", "-m", "raptr_jax.main", *self.arguments()])
 
   @property
   def is_finished(self) -> bool:
-    return (self.folder / plots.SUMMARY_FILE).exists()
+    return (self.folder / run_files.SUMMARY_FILE).exists()
 
   def summary(self) -> dict[str, Any] | None:
-    """What the run came to; None before its end."""
-    path = self.folder / plots.SUMMARY_FILE
+    """Its summary.json; None while it is unfinished."""
+    path = self.folder / run_files.SUMMARY_FILE
     return (
       json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     )
 
   def metrics(self) -> list[dict[str, Any]]:
-    """Its rows so far; see `raptr_jax/report.py`."""
-    return plots.read_metrics(self.folder)
+    """Its entries so far; see `raptr_jax/reports/report.py`."""
+    return run_files.read_metrics(self.folder)
 
   def configure(self) -> str:
-    """Leaves gin with this run's configuration; returns it as text.
+    """Loads its configuration into gin and returns it as text.
 
     Raises:
-      raptr_jax.main.ConfigurationError: it cannot be put together.
+      raptr_jax.main.ConfigurationError: if the configuration is invalid.
     """
     main.configure(self.arguments(), "")
-    return gin.config_str()
+    return str(gin.config_str())
 
   def changes(self) -> list[str]:
-    """Lines in which its folder's configuration differs from that of today."""
+    """Diff lines from the configuration in its folder to the present one."""
     path = self.folder / CONFIG_FILE
     if not path.exists():
       return []
@@ -135,7 +135,7 @@ class Run:
 def finished_seeds(
   setting: Setting, row: Row, learning_rate: float | None
 ) -> dict[int, Run]:
-  """The finished runs of a row at a learning rate, by seed."""
+  """A row's finished runs at a learning rate, by seed."""
   if learning_rate is None:
     return {}
   folder = Run(setting, row, learning_rate, 0).folder.parent
@@ -145,7 +145,7 @@ def finished_seeds(
 
 
 def shell(argv: Sequence[str]) -> str:
-  """A line for a shell; gin's values have single quotes of their own."""
+  """A shell command line. Gin strings keep their single quotes."""
   words = []
   for word in argv:
     name, equals, value = word.partition("=")
@@ -155,6 +155,6 @@ def shell(argv: Sequence[str]) -> str:
 
 
 def _without_folder(config: str) -> str:
-  """Runs may be moved; gin breaks lines that are long."""
+  """Drops MODEL_DIR, since runs may be moved. Gin wraps long lines."""
   pattern = r"^MODEL_DIR = (\\\n\s+)?.*\n"
   return re.sub(pattern, "", config, flags=re.MULTILINE)

@@ -1,30 +1,76 @@
-"""What a table is made of: rows, compared within each model family."""
+"""What a table is: rows, the comparisons between them, and what a page shows.
+
+A table needs no more than a `Table` in a module of its own, such as
+
+  MINE = Table(
+    name="mine",
+    title="BERT: my method",
+    comparisons=(Comparison(rows=(DENSE, MY_ROW), references=("dense",)),),
+    view=LOSSES,
+  )
+
+in my_tables.py, which `--table my_tables.MINE` then trains.
+"""
 
 import dataclasses
-from collections.abc import Mapping
-from pathlib import PurePath
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from tables.results import Result
 
 SCALES = ("tiny", "small", "paper")
-# Model families, each with a gin file scales/<family>_<scale>.gin.
+
+BERT_RATES = {
+  "tiny": (1e-3, 2e-3, 4e-3, 8e-3),
+  "small": (5e-4, 1e-3, 2e-3),
+  "paper": (5e-5, 1e-4, 2e-4),
+}
+# At scale paper the optimizer is T5's Adafactor, whose rates are relative.
+UL2_RATES = {
+  "tiny": (2e-3, 4e-3, 8e-3, 1.6e-2),
+  "small": (1e-3, 2e-3, 4e-3),
+  "paper": (5e-3, 1e-2, 2e-2),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """A kind of model; gin/tables/<name>_<scale>.gin configures it.
+
+  Attributes:
+    title: on pages.
+    learning_rates: the grid to tune on, ascending, by scale.
+  """
+
+  title: str
+  learning_rates: Mapping[str, tuple[float, ...]]
+
+
 FAMILIES = {
-  "bert": "BERT",
-  "ul2_decoder": "Decoder-only",
-  "ul2_encdec": "Encoder-decoder",
+  "bert": Family("BERT", BERT_RATES),
+  "ul2_decoder": Family("Decoder-only", UL2_RATES),
+  "ul2_encdec": Family("Encoder-decoder", UL2_RATES),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A method as it is trained.
+  """A training method and its settings.
 
   Attributes:
-    name: of its folder of runs; unique over all tables.
-    label: how pages and pictures call it, among the rows of its family.
+    name: folder of its runs. Tables that have rows of the same name share
+      their runs.
+    label: on pages and in pictures.
     gin_files: included after the scale's.
     overrides: gin bindings, name -> value.
-    by_scale: further bindings of a single scale.
-    family: of its model, in `FAMILIES`.
-    paper: the paper's number for it, if it is confirmed.
+    by_scale: further bindings, by scale.
+    family: key in `FAMILIES`.
+    paper: the number in the paper, if confirmed.
+    series: label of its line in pictures with one line for several rows, such
+      as a method at several depths; by default each row has its own.
+    color: of its line; by default one that no other line in the picture has.
   """
 
   name: str
@@ -38,23 +84,25 @@ class Row:
   )
   family: str = "bert"
   paper: str | None = dataclasses.field(default=None, compare=False)
+  series: str | None = dataclasses.field(default=None, compare=False)
+  color: str | None = dataclasses.field(default=None, compare=False)
 
   @property
-  def method(self) -> str:
-    """Name of its gin file in `methods/`."""
-    return PurePath(self.gin_files[-1]).stem
+  def line(self) -> str:
+    """Label of the line that shows this row."""
+    return self.series or self.label
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """Rows of one model family, which are compared with each other.
+  """Rows of one model family that are compared with each other.
 
   Attributes:
-    rows: in the order of the page.
-    references: names of the rows that all others are compared with; the first
+    rows: in page order.
+    references: names of the rows that all others are compared with. The first
       is dense training at full FLOPs.
-    curves: names of the rows whose losses are drawn over FLOPs.
-    verdicts: names of the rows whose differences are put into words.
+    curves: names of the rows whose loss is plotted over FLOPs.
+    verdicts: names of the rows whose differences are spelled out in words.
   """
 
   rows: tuple[Row, ...]
@@ -64,29 +112,46 @@ class Comparison:
 
   @property
   def dense(self) -> Row:
-    """What FLOP factors, speed-ups and learning rates go by."""
+    """The baseline of FLOP factors, speed-ups and learning rates."""
     return next(row for row in self.rows if row.name == self.references[0])
 
   @property
   def title(self) -> str:
-    return FAMILIES[self.dense.family]
+    return FAMILIES[self.dense.family].title
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+  """How a page shows the results of a table's rows, which come by row name.
+
+  Attributes:
+    draw: writes the picture to a path.
+    sections: returns the body of the page in Markdown.
+  """
+
+  draw: Callable[[Path, "Table", Mapping[str, "Result"]], None]
+  sections: Callable[["Table", Mapping[str, "Result"]], list[str]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Comparisons that are shown on one page.
+  """Comparisons on one page.
 
   Attributes:
-    name: for `--table`, and of its files.
+    name: of its files.
     title: of its page.
-    comparisons: in the order of the page, each of another family.
-    notes: what a reader has to know about the rows, a paragraph each.
+    comparisons: in page order, one per model family.
+    view: what the page and its picture show.
+    notes: what readers must know about the rows, one paragraph each.
+    flag: value of `--table`; by default the name.
   """
 
   name: str
   title: str
   comparisons: tuple[Comparison, ...]
+  view: View
   notes: tuple[str, ...] = ()
+  flag: str | None = None
 
   @property
   def rows(self) -> tuple[Row, ...]:
@@ -107,11 +172,11 @@ class Table:
     )
 
   def dense(self, row: Row) -> Row:
-    """The dense row that this one is compared with, and tuned by."""
+    """The dense row of this row's comparison."""
     return next(c.dense for c in self.comparisons if row in c.rows)
 
   def label(self, row: Row) -> str:
-    """The row's label where rows of all families stand together."""
+    """The row's label, with its family if the table has several."""
     if len(self.comparisons) == 1:
       return row.label
-    return f"{FAMILIES[row.family]}: {row.label}"
+    return f"{FAMILIES[row.family].title}: {row.label}"

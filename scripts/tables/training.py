@@ -1,15 +1,27 @@
-"""Trains the rows of a table that have not finished, and reports after each."""
+"""Trains the runs of a table that are missing, and reports after each one."""
 
-from collections.abc import Sequence
+import contextlib
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from .launch import Progress, launch, log_tail, prepare_data
-from .queue import wanted_runs
-from .report import write_report
-from .runs import Run, Setting
-from .table import Row, Table
+from tables.pages import write_report
+from tables.results import grid_runs, read_grid
+from tables.runs import Run, Setting
+from tables.table import Row, Table
+from tasks import files, progress
 
+LOG_FILE = "log.txt"
+SHOWN_LOG_LINES = 12
 SHOWN_CHANGES = 8
+POLL_SECONDS = 1.0
+STEP_LINE = re.compile(r"^step +(\d+)/(\d+) ", re.MULTILINE)
+PREPARE = Path(__file__).resolve().parent.parent / "prepare.py"
 
 
 def train_rows(
@@ -21,23 +33,24 @@ def train_rows(
   tune: bool,
   results: Path,
 ) -> list[Run]:
-  """Trains what is missing of these rows.
+  """Trains the runs that rows of a table lack.
 
   Args:
-    setting: scale and folder.
-    table: of the page that is written in the folder `results`.
-    rows: of the table, those to train.
-    seeds: how many of each.
-    tune: whether each row's learning rate is tuned.
-    results: folder of pages.
+    setting: scale, folder and overrides.
+    table: the table to report after each run.
+    rows: the rows to train.
+    seeds: number of seeds of each row.
+    tune: whether to tune each row's learning rate.
+    results: folder of the table's page.
 
   Returns:
     The runs that failed.
 
   Raises:
-    KeyboardInterrupt: the user stopped it.
-    RuntimeError: the data could not be prepared.
-    ValueError: a run in the folder is not what its row says now.
+    BlockingIOError: if another process is training one of the runs.
+    KeyboardInterrupt: if the user stopped it.
+    RuntimeError: if the data could not be prepared.
+    ValueError: if a run was trained with another configuration than its row's.
   """
   failed: list[Run] = []
 
@@ -50,42 +63,246 @@ def train_rows(
     return [r for r in wanted() if not r.is_finished and r not in failed]
 
   check_unchanged(wanted())
-  # What a family reads depends on no row.
+  # All rows of a family read the same data.
   for run in {run.row.family: run for run in queue()}.values():
     prepare_data(run)
-  with Progress() as progress:
+  with QueueProgress() as display:
     while left := queue():
-      run = left[0]
-      check_unchanged([run])  # Its learning rate may just have been found.
-      progress.start(left)
-      if launch(run, progress.watch):
-        progress.finish(_outcome(run))
-      else:
-        failed.append(run)
-        progress.finish("failed")
-        progress.note(f"the end of {run.folder}/log.txt:\n{log_tail(run)}")
+      check_unchanged(left[:1])  # Its learning rate may only now be known.
+      if not _train_first(left, display):
+        failed.append(left[0])
       write_report(results, setting, table, tune=tune)
   return failed
 
 
-def check_unchanged(runs: Sequence[Run]) -> None:
-  """Checks that runs in their folders are what their rows say now.
-
-  Raises:
-    ValueError: one is not; the message shows in what.
-  """
-  for run in runs:
-    changes = run.changes()
-    if changes:
-      shown = "\n  ".join(changes[:SHOWN_CHANGES])
-      raise ValueError(
-        f"row {run.row.name}: {run.folder} was run with another configuration"
-        f" (- then, + now):\n  {shown}\nDelete the folder to run it again, or"
-        " give the flags that it was run with."
-      )
+def _train_first(queue: Sequence[Run], display: "QueueProgress") -> bool:
+  """Trains the first run of the queue; returns whether it has finished."""
+  run = queue[0]
+  display.start(queue)
+  finished = launch(run, display.watch)
+  display.finish(_outcome(run) if finished else "failed")
+  if not finished:
+    display.note(f"the end of {run.folder}/{LOG_FILE}:\n{log_tail(run)}")
+  return finished
 
 
 def _outcome(run: Run) -> str:
   summary = run.summary() or {}
   loss = summary.get("final_eval_loss")
   return "loss not finite" if loss is None else f"loss {loss:.4f}"
+
+
+def wanted_runs(
+  setting: Setting,
+  table: Table,
+  *,
+  rows: Sequence[Row],
+  seeds: int,
+  tune: bool,
+  failed: Collection[Run] = (),
+) -> list[Run]:
+  """All runs of a table, finished or not, in training order.
+
+  Learning rate grids come first, then all rows with seed 0, all rows with seed
+  1 and so on, so that the table fills evenly. The runs after the grids depend
+  on the grids' losses: until one has finished, the first learning rate stands
+  in for the best. Rows whose grid has failed are left out.
+
+  Args:
+    setting: scale, folder and overrides.
+    table: determines the dense row that tunes each row.
+    rows: the rows to run.
+    seeds: number of seeds of each row.
+    tune: whether each row has its own grid.
+    failed: runs that have been tried and will not be tried again.
+  """
+  tuned = {row: row if tune else table.dense(row) for row in rows}
+  runs, rates = [], {}
+  for row in dict.fromkeys(tuned.values()):
+    grid = grid_runs(setting, row)
+    runs += grid
+    if any(run not in failed for run in grid):
+      rates[row] = read_grid(setting, row).best or grid[0].learning_rate
+  for seed in range(seeds):
+    for row in rows:
+      if tuned[row] in rates:
+        runs.append(Run(setting, row, rates[tuned[row]], seed))
+  return list(dict.fromkeys(runs))
+
+
+def check_unchanged(runs: Sequence[Run]) -> None:
+  """Checks that the runs in their folders match their rows.
+
+  Raises:
+    ValueError: if one does not; the message shows the differences.
+  """
+  for run in runs:
+    changes = run.changes()
+    if changes:
+      shown = "\n  ".join(changes[:SHOWN_CHANGES])
+      raise ValueError(
+        f"row {run.row.name}: {run.folder} was trained with another"
+        f" configuration (- then, + now):\n  {shown}\nDelete the folder to"
+        " train it again, or pass the flags that it was trained with."
+      )
+
+
+def prepare_data(run: Run) -> None:
+  """Prepares the data that a run reads; returns at once if they are there.
+
+  Raises:
+    RuntimeError: if preparation failed, after it has printed why.
+  """
+  command = [sys.executable, str(PREPARE), *run.arguments()]
+  if subprocess.run(command).returncode:
+    raise RuntimeError("the data could not be prepared; see above")
+
+
+def launch(run: Run, watch: Callable[[], None]) -> bool:
+  """Trains a run to its end, resuming it if it was interrupted.
+
+  Args:
+    run: the run; its output goes to log.txt in its folder.
+    watch: called about once a second while it trains.
+
+  Returns:
+    Whether it has finished.
+
+  Raises:
+    BlockingIOError: if another process is training this run.
+    KeyboardInterrupt: on Ctrl-C or SIGTERM, after the run has saved a
+      checkpoint.
+  """
+  run.folder.mkdir(parents=True, exist_ok=True)
+  command = [sys.executable, "-m", "raptr_jax.main", *run.arguments()]
+  with (
+    files.only_writer(run.folder, "running"),
+    (run.folder / LOG_FILE).open("ab") as log,
+    # In its own session Ctrl-C does not reach it. It gets one signal from here,
+    # since a second one would end it before it has saved.
+    subprocess.Popen(
+      command,
+      stdout=log,
+      stderr=subprocess.STDOUT,
+      env=_environment(run.setting),
+      start_new_session=True,
+    ) as process,
+  ):
+    try:
+      while process.poll() is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+          process.wait(POLL_SECONDS)
+        watch()
+    except KeyboardInterrupt:
+      process.terminate()
+      process.wait()
+      raise
+  return process.returncode == 0 and run.is_finished
+
+
+def _environment(setting: Setting) -> dict[str, str]:
+  """Of a run: compiles programs that runs of a scale share only once."""
+  return os.environ | {
+    "JAX_COMPILATION_CACHE_DIR": str(
+      (setting.folder / "compile_cache").absolute()
+    ),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+  }
+
+
+def log_tail(run: Run) -> str:
+  """The last lines of its log."""
+  text = (run.folder / LOG_FILE).read_text(encoding="utf-8", errors="replace")
+  return "\n".join(text.splitlines()[-SHOWN_LOG_LINES:])
+
+
+def steps_done(run: Run) -> tuple[int, int] | None:
+  """(steps done, total steps) by its log; None before the first report."""
+  path = run.folder / LOG_FILE
+  lines = STEP_LINE.findall(log_tail(run)) if path.exists() else []
+  return (int(lines[-1][0]), int(lines[-1][1])) if lines else None
+
+
+class QueueProgress(contextlib.AbstractContextManager["QueueProgress"]):
+  """Shows how many runs are done, and predicts the time left.
+
+  On a terminal a bar follows the current run. A log gets one line when a run
+  starts and one when it ends.
+  """
+
+  def __init__(self) -> None:
+    self._display = progress.Progress(0, unit="run")
+    self._seconds: dict[str, list[float]] = {}  # Of each row's runs.
+    self._queue: list[Run] = []
+    self._done = 0
+    self._began = 0.0
+    self._first_step = 0
+
+  def __enter__(self) -> "QueueProgress":
+    self._display.__enter__()
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self._display.__exit__(*error)
+
+  def note(self, text: str) -> None:
+    """Prints lines without disturbing the bar."""
+    self._display.note(text)
+
+  def start(self, queue: Sequence[Run]) -> None:
+    """Starts the first run of the queue."""
+    self._queue = list(queue)
+    self._began = time.monotonic()
+    self._first_step = (steps_done(queue[0]) or (0, 0))[0]
+    if not self._display.is_terminal:
+      self.note(f"{self._head()} ...")
+
+  def watch(self) -> None:
+    """Moves the bar to where the current run is."""
+    if not self._display.is_terminal:
+      return
+    run, *later = self._queue
+    step, steps = steps_done(run) or (0, 0)
+    taken = time.monotonic() - self._began
+    expected = self._expected(run)
+    if step > self._first_step:
+      # The remaining steps take as long as those so far.
+      expected = taken * (1 + (steps - step) / (step - self._first_step))
+    left = self._seconds_left(later, expected)
+    if left is not None and expected is not None:
+      left += max(expected - taken, 0.0)
+    self._display.update(
+      self._done + (step / steps if steps else 0.0),
+      f"{run.name}  step {step}/{steps or '?'}",
+      left,
+      total=self._done + len(self._queue),
+    )
+
+  def finish(self, outcome: str) -> None:
+    """Ends the current run."""
+    head = self._head()
+    run, *self._queue = self._queue
+    taken = time.monotonic() - self._began
+    self._seconds.setdefault(run.row.name, []).append(taken)
+    self._done += 1
+    eta = progress.clock(self._seconds_left(self._queue, None))
+    self.note(f"{head}: {outcome}, {taken:.0f} s, eta {eta}")
+
+  def _head(self) -> str:
+    total = self._done + len(self._queue)
+    return f"run {self._done + 1}/{total}  {self._queue[0].name}"
+
+  def _expected(self, run: Run) -> float | None:
+    """Mean seconds of its row's runs so far, or else of all runs so far."""
+    every = [second for row in self._seconds.values() for second in row]
+    seconds = self._seconds.get(run.row.name) or every
+    return statistics.mean(seconds) if seconds else None
+
+  def _seconds_left(
+    self, runs: Sequence[Run], fallback: float | None
+  ) -> float | None:
+    """Seconds that these runs take; None if one cannot be predicted."""
+    seconds = [self._expected(run) or fallback for run in runs]
+    known = [second for second in seconds if second is not None]
+    return sum(known) if len(known) == len(seconds) else None

@@ -1,4 +1,4 @@
-"""BoolQ (arXiv:1905.10044): a question to a passage, yes or no."""
+"""BoolQ (arXiv:1905.10044): a yes/no question about a passage."""
 
 from tasks.downstream import superglue
 from tasks.downstream.task import Example, RankTask, Record
@@ -11,7 +11,7 @@ CHOICES = ("no", "yes")
 
 
 def to_example(record: Record) -> Example:
-  """The question of a record."""
+  """The example of a record."""
   return superglue.choice_example(
     PROMPT.format_map(record), choices=CHOICES, label=record["label"]
   )

@@ -1,6 +1,6 @@
-"""CommitmentBank: whether a text entails or contradicts a clause of its own.
+"""CommitmentBank: whether a text entails or contradicts one of its own clauses.
 
-Its official score is the mean of accuracy and macro-averaged F1.
+The official score is the mean of accuracy and macro-averaged F1.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ CHOICES = ("true", "false", "neither")
 
 
 def to_example(record: Record) -> Example:
-  """The question of a record."""
+  """The example of a record."""
   return superglue.choice_example(
     PROMPT.format_map(record),
     choices=CHOICES,
@@ -29,7 +29,7 @@ def to_example(record: Record) -> Example:
 def compute_scores(
   examples: Sequence[Example], chosen: Sequence[int]
 ) -> Scores:
-  """Accuracy, and the mean F1 of the three classes."""
+  """Accuracy, and F1 averaged over the three classes."""
   labels = superglue.labels_of(examples)
   f1 = metrics.macro_f1(labels, chosen, num_classes=len(CHOICES))
   return {**superglue.accuracy_scores(examples, chosen), "f1": 100 * f1}

@@ -1,6 +1,6 @@
-"""COPA: which of two sentences is the cause, or the effect, of another.
+"""COPA: which of two sentences is the cause, or the effect, of a premise.
 
-The premise and a choice make one sentence; the likelier choice is taken.
+The premise and a choice form one sentence; the model takes the likelier choice.
 """
 
 import re
@@ -12,7 +12,7 @@ PROMPTS = {"cause": "{premise} because", "effect": "{premise} so"}
 
 
 def to_example(record: Record) -> Example:
-  """The sentence of a record up to its conjunction, and how it may go on."""
+  """The premise with a conjunction, and two clauses that may follow it."""
   premise = record["premise"].strip().rstrip(".")
   return superglue.choice_example(
     PROMPTS[record["question"]].format(premise=premise),
@@ -22,7 +22,7 @@ def to_example(record: Record) -> Example:
 
 
 def _clause(sentence: str) -> str:
-  """A sentence as it stands within another: without its capital, but for I."""
+  """A sentence without its initial capital, unless that is the word I."""
   if re.match(r"I\b", sentence):
     return sentence
   return sentence[:1].lower() + sentence[1:]

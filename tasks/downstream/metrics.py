@@ -1,7 +1,7 @@
-"""Metrics of the official evaluations, on texts and labels; 0 to 1 each.
+"""Metrics of the official evaluations, on texts and labels; all from 0 to 1.
 
-Written from the rules of the official scripts: SQuAD 1.1 (arXiv:1606.05250)
-and 2.0 (arXiv:1806.03822), TriviaQA (arXiv:1705.03551), and SuperGLUE
+Reimplements the official scripts of SQuAD 1.1 (arXiv:1606.05250) and 2.0
+(arXiv:1806.03822), TriviaQA (arXiv:1705.03551), and SuperGLUE
 (arXiv:1905.00537).
 """
 
@@ -20,12 +20,12 @@ _BLANK_PUNCTUATION = str.maketrans(
 
 
 def accuracy(labels: Sequence[int], predictions: Sequence[int]) -> float:
-  """Share of predictions that are right."""
+  """Share of correct predictions."""
   return mean(a == b for a, b in zip(labels, predictions, strict=True))
 
 
 def f1(labels: Sequence[int], predictions: Sequence[int], *, of: int) -> float:
-  """F1 of one class; 0 where it is neither right nor predicted."""
+  """F1 of class `of`; 0 if it occurs neither in labels nor in predictions."""
   pairs = list(zip(labels, predictions, strict=True))
   hits = sum(label == guess == of for label, guess in pairs)
   total = sum((label == of) + (guess == of) for label, guess in pairs)
@@ -35,12 +35,12 @@ def f1(labels: Sequence[int], predictions: Sequence[int], *, of: int) -> float:
 def macro_f1(
   labels: Sequence[int], predictions: Sequence[int], *, num_classes: int
 ) -> float:
-  """Mean of the F1 of all classes."""
+  """F1 averaged over all classes."""
   return mean(f1(labels, predictions, of=of) for of in range(num_classes))
 
 
 def grouped_exact(groups: Sequence[Hashable], right: Sequence[bool]) -> float:
-  """Share of groups in which all is right."""
+  """Share of groups in which every prediction is right."""
   all_right: dict[Hashable, bool] = {}
   for group, is_right in zip(groups, right, strict=True):
     all_right[group] = all_right.get(group, True) and is_right
@@ -48,18 +48,18 @@ def grouped_exact(groups: Sequence[Hashable], right: Sequence[bool]) -> float:
 
 
 def normalize_squad(text: str) -> str:
-  """SQuAD's form of an answer.
+  """Normalises an answer as SQuAD does.
 
-  Lower case; ASCII punctuation dropped, which joins what it stood between;
-  then the words a, an, the; then single spaces.
+  Lower-cases it, deletes ASCII punctuation (joining what it separated) and the
+  words a, an and the, and reduces white space to single spaces.
   """
   return _without_articles(text.lower().translate(_DROP_PUNCTUATION))
 
 
 def normalize_trivia_qa(text: str) -> str:
-  """TriviaQA's form of an answer.
+  """Normalises an answer as TriviaQA does.
 
-  As SQuAD's, but punctuation becomes a space, and so do the marks ‘ ’ ´.
+  As in SQuAD, but punctuation and the marks ‘ ’ ´ become spaces.
   """
   return _without_articles(text.lower().translate(_BLANK_PUNCTUATION))
 
@@ -69,14 +69,14 @@ def _without_articles(text: str) -> str:
 
 
 def exact_match(prediction: str, reference: str) -> float:
-  """1 if two texts, normalised before, are the same."""
+  """1 if two normalised texts are equal, else 0."""
   return float(prediction == reference)
 
 
 def token_f1(prediction: str, reference: str) -> float:
-  """F1 of the words of two texts, normalised before, counting repetitions.
+  """F1 of the words of two normalised texts, counting repetitions.
 
-  0 if they have none in common, even where both are empty, as in SQuAD 1.1.
+  0 if they share no word, even if both are empty, as in SQuAD 1.1.
   """
   guessed, right = prediction.split(), reference.split()
   common = collections.Counter(guessed) & collections.Counter(right)
@@ -90,13 +90,13 @@ def best_match(
   *,
   normalize: Callable[[str], str],
 ) -> float:
-  """The metric against the reference that suits a prediction best.
+  """The metric against the best-matching reference.
 
   Args:
     metric: `exact_match` or `token_f1`.
     prediction: a model's answer.
-    references: at least one.
-    normalize: applied to all of them.
+    references: right answers, at least one.
+    normalize: applied to prediction and references.
   """
   guess = normalize(prediction)
   return max(metric(guess, normalize(reference)) for reference in references)
@@ -108,11 +108,11 @@ def exact_and_f1(
   *,
   normalize: Callable[[str], str],
 ) -> tuple[float, float]:
-  """Means of exact match and of F1, each against the best reference.
+  """Mean exact match and mean F1, each against the best-matching reference.
 
   Args:
-    predictions: answers of a model.
-    references: of each, what is right; at least one.
+    predictions: a model's answers.
+    references: right answers to each question, at least one.
     normalize: `normalize_squad` or `normalize_trivia_qa`.
   """
   exact, f1 = (
@@ -132,17 +132,17 @@ def best_threshold_mean(
   answerable: Sequence[bool],
   answered: Sequence[bool],
 ) -> float:
-  """Mean score at the threshold that suits SQuAD 2.0 best.
+  """Mean score at the best no-answer threshold, as in SQuAD 2.0.
 
-  A question is left without an answer where its no-answer score is above the
-  threshold, which is right if it has none. As in the official script, the
-  threshold passes questions one by one, also those of equal scores.
+  The model abstains where the no-answer score is above the threshold, which is
+  right if the question has no answer. As in the official script, the threshold
+  moves past questions one by one, even where their scores are equal.
 
   Args:
-    scores: of each answer, if it is given.
-    no_answer_scores: the greater, the rather there is no answer.
-    answerable: whether a question has an answer.
-    answered: whether the model's answer is more than an empty text.
+    scores: score of each answer, if given.
+    no_answer_scores: higher means that no answer is more likely.
+    answerable: whether each question has an answer.
+    answered: whether the model's answer is not empty.
   """
   total = best = float(sum(not has_answer for has_answer in answerable))
   for number in sorted(range(len(scores)), key=no_answer_scores.__getitem__):
@@ -155,6 +155,6 @@ def best_threshold_mean(
 
 
 def mean(values: Iterable[float]) -> float:
-  """The mean; NaN of nothing."""
+  """The mean; NaN if there are no values."""
   listed = list(values)
   return sum(listed) / len(listed) if listed else float("nan")

@@ -1,8 +1,8 @@
-"""MultiRC: whether a candidate answers a question to a paragraph.
+"""MultiRC: whether a candidate answers a question about a paragraph.
 
-A question has several candidates, any number of them right; each is an example
-of its own. Its official score is the mean of F1 over all candidates and exact
-match by question.
+A question has several candidates, any number of them right; each is a separate
+example. The official score is the mean of F1 over all candidates and exact
+match per question.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ CHOICES = ("no", "yes")
 
 
 def to_records(row: Record) -> Iterator[Record]:
-  """A record for each candidate of each question to a paragraph."""
+  """A record for each candidate answer to each question."""
   for question in row["passage"]["questions"]:
     for answer in question["answers"]:
       yield {
@@ -33,7 +33,7 @@ def to_records(row: Record) -> Iterator[Record]:
 
 
 def to_example(record: Record) -> Example:
-  """The question of a record."""
+  """The example of a record."""
   number = record["idx"]
   return superglue.choice_example(
     PROMPT.format_map(record),
@@ -46,7 +46,7 @@ def to_example(record: Record) -> Example:
 def compute_scores(
   examples: Sequence[Example], chosen: Sequence[int]
 ) -> Scores:
-  """F1 of the right candidates, and questions without a mistake."""
+  """F1 of the class of right candidates, and share of flawless questions."""
   labels = superglue.labels_of(examples)
   groups = [example.group for example in examples]
   right = [label == choice for label, choice in zip(labels, chosen)]

@@ -1,7 +1,7 @@
 """ReCoRD (arXiv:1810.12885): which entity of a passage fills a gap.
 
-A choice is the whole query with an entity in its gap; the likeliest is taken,
-and the entity compared with the right ones as in SQuAD.
+A choice is the whole query with an entity in its gap. The likeliest choice's
+entity is compared with the right ones as in SQuAD.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,9 +17,9 @@ HIGHLIGHT = "\n@highlight\n"  # Before each point of a summary in the passage.
 
 
 def to_records(row: Record) -> Iterator[Record]:
-  """A record for each query to a passage; the ends of entities are inclusive.
+  """A record for each query about a passage.
 
-  Entities and answers are each named once, in the order of their names.
+  Ends of entities are inclusive. Entities and answers are sorted and unique.
   """
   text = row["passage"]["text"]
   spans = row["passage"]["entities"]
@@ -34,7 +34,7 @@ def to_records(row: Record) -> Iterator[Record]:
 
 
 def to_example(record: Record) -> Example:
-  """The passage of a record, and its query with each entity."""
+  """The passage of a record, and its query with each entity in the gap."""
   if not record["answers"]:
     raise ValueError(f"the query {record['query']!r} has no answers")
   passage = record["passage"].replace(HIGHLIGHT, "\n- ")
@@ -51,7 +51,7 @@ def to_example(record: Record) -> Example:
 def compute_scores(
   examples: Sequence[Example], chosen: Sequence[int]
 ) -> Scores:
-  """Exact match and F1 of the entities, by the best of several answers."""
+  """Exact match and F1 of the chosen entities, against the best answer."""
   exact, f1 = metrics.exact_and_f1(
     [example.candidates[choice] for example, choice in zip(examples, chosen)],
     [example.references for example in examples],

@@ -12,7 +12,7 @@ CHOICES = ("true", "false")
 
 
 def to_example(record: Record) -> Example:
-  """The question of a record."""
+  """The example of a record."""
   return superglue.choice_example(
     PROMPT.format_map(record),
     choices=CHOICES,

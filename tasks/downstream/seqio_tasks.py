@@ -1,4 +1,4 @@
-"""The downstream tasks as seqio tasks over TFDS."""
+"""Downstream tasks as seqio tasks over TFDS."""
 
 import dataclasses
 import functools
@@ -9,10 +9,15 @@ from typing import Any
 
 from tasks import extras
 from tasks.downstream import sources
-from tasks.downstream.registry import DownstreamTask
 from tasks.downstream.shots import build_prompt, draw_shots
-from tasks.downstream.task import Answer, Example, RankTask, Scores
-from tasks.vocabulary import Vocabulary
+from tasks.downstream.task import (
+  Answer,
+  DownstreamTask,
+  Example,
+  RankTask,
+  Scores,
+)
+from tasks.text.vocabulary import Vocabulary
 
 
 def seqio_task(
@@ -23,48 +28,35 @@ def seqio_task(
   seed: int = 0,
   data_dir: str | None = None,
 ) -> Any:
-  """Registers a task with seqio as `<name>_<k>_shot`, and returns it.
+  """Registers a task with seqio as `<name>_<k>_shot`; replaces an earlier one.
 
-  An example has `inputs` and `targets`, tokenised without an end, and both as
-  text, as `..._pretokenized`. Where choices are ranked, each is the target of
-  an example of its own, and the metrics take `scores`, log-likelihoods of
-  targets. Where text is written, they take `predictions`, and no-answer scores
-  are 0. Registering again replaces the task.
+  A seqio example has `inputs` and `targets`, tokenised without an end token,
+  and both as text in `..._pretokenized`. If choices are ranked, each one is the
+  target of its own example, and metrics take `scores`, the log-likelihoods of
+  targets. If text is written, they take `predictions`; no-answer scores are 0.
 
   Args:
-    task: one of `registry.TASKS`.
+    task: what to register.
     vocabulary: tokenises both features.
-    num_shots: k solved examples of the train split before each; those for
-      which `inputs` has no room are left out.
-    seed: decides which.
-    data_dir: folder of the prepared sets; None for the default of TFDS.
+    num_shots: k solved train examples before each question, if there is room.
+    seed: seed of the draw of these examples.
+    data_dir: folder of the prepared sets; None for TFDS's default.
   """
   seqio = extras.require("seqio")
   name = f"{task.name}_{num_shots}_shot"
   if name in seqio.TaskRegistry.names():
     seqio.TaskRegistry.remove(name)
   source = seqio.TfdsDataSource(
-    tfds_name=task.tfds_name,
-    tfds_data_dir=data_dir,
-    splits=tuple(task.files),
+    tfds_name=task.tfds_name, tfds_data_dir=data_dir, splits=tuple(task.files)
   )
 
-  def train_examples() -> list[Example]:
-    train = source.get_dataset("train", shuffle=False)
-    return list(_examples(task, train))
-
-  def show(example: Example, pool: Sequence[Example], room: int) -> str:
-    return build_prompt(
-      example,
-      draw_shots(pool, example, num_shots=num_shots, seed=seed),
-      max_tokens=room,
-      count_tokens=lambda text: len(vocabulary.encode(text)),
-    )
-
   def rows(dataset: Any, room: int) -> Iterator[dict[str, Any]]:
-    pool = train_examples() if num_shots else []
+    pool: list[Example] = []
+    if num_shots:
+      pool = list(_examples(task, source.get_dataset("train", shuffle=False)))
     for example in _examples(task, dataset):
-      yield from _rows(example, show(example, pool, room))
+      shots = draw_shots(pool, example, num_shots=num_shots, seed=seed)
+      yield from _rows(example, shots, vocabulary, room)
 
   feature = seqio.Feature(vocabulary.to_seqio(), add_eos=False)
   return seqio.TaskRegistry.add(
@@ -86,8 +78,16 @@ def _examples(task: DownstreamTask, dataset: Any) -> Iterator[Example]:
   return map(task.to_example, records)
 
 
-def _rows(example: Example, prompt: str) -> Iterator[dict[str, Any]]:
-  """An example as seqio has it: once, or once for each choice."""
+def _rows(
+  example: Example, shots: Sequence[Example], vocabulary: Vocabulary, room: int
+) -> Iterator[dict[str, Any]]:
+  """An example's rows for seqio: one, or one for each choice."""
+  prompt = build_prompt(
+    example,
+    shots,
+    max_tokens=room,
+    count_tokens=lambda text: len(vocabulary.encode(text)),
+  )
   content = json.dumps(dataclasses.asdict(example))
   for number, target in enumerate(example.choices or (example.answer,)):
     yield {
@@ -104,7 +104,7 @@ def _row_dataset(
   *,
   rows: Callable[[Any, int], Iterator[dict[str, Any]]],
 ) -> Any:
-  """A tf.data.Dataset of `rows`, from one of TFDS records."""
+  """Turns a tf.data.Dataset of TFDS records into one of `rows`."""
   tf = extras.require("tensorflow")
   room = (sequence_length or {}).get("inputs", sys.maxsize)
   text = tf.TensorSpec((), tf.string)
@@ -122,7 +122,7 @@ def _row_dataset(
 def _postprocess(
   text: str, example: Mapping[str, Any], is_target: bool
 ) -> str | tuple[Example, int]:
-  """What a metric gets: the text of a model, or an example and its choice."""
+  """What metrics receive: a model's text, or an example and its choice."""
   if not is_target:
     return text
   fields: dict[str, Any] = {
@@ -133,7 +133,7 @@ def _postprocess(
 
 
 def _metric(task: DownstreamTask) -> Callable[..., Scores]:
-  """The metrics of a task; seqio goes by the names of the arguments."""
+  """A task's metrics; seqio matches their arguments by name."""
   if isinstance(task, RankTask):
 
     def rank(targets, scores) -> Scores:

@@ -1,4 +1,4 @@
-"""Prompts of k shots: solved examples of the train split before a question."""
+"""k-shot prompts: solved examples from the train split, then a question."""
 
 import itertools
 import random
@@ -10,20 +10,19 @@ from tasks.downstream.task import Example, joined
 def draw_shots(
   pool: Sequence[Example], example: Example, *, num_shots: int, seed: int
 ) -> list[Example]:
-  """Examples to show before another, drawn without replacement.
+  """Draws the examples to show before a question, without replacement.
 
-  They depend on the seed and the prompt alone: neither on the order in which
-  examples are evaluated, nor on which others are. A smaller number of shots
-  is a part of a greater one.
+  They depend on the seed and the question's prompt alone, not on which other
+  examples are evaluated, or in which order. Fewer shots are a prefix of more.
 
   Args:
-    pool: the train split, or any list that may contain `example`.
-    example: the question. What has the same prompt is not drawn.
+    pool: the train split, or any list; may contain `example`.
+    example: the question; examples with the same prompt are not drawn.
     num_shots: k.
-    seed: another one draws others.
+    seed: seed of the draw.
 
   Raises:
-    ValueError: `pool` has too few.
+    ValueError: `pool` has too few examples.
   """
   rng = random.Random(f"{seed} {example.prompt}")
   others = (
@@ -32,15 +31,15 @@ def draw_shots(
   shots = list(itertools.islice(others, num_shots))
   if len(shots) < num_shots:
     raise ValueError(
-      f"{num_shots} shots are asked for, and there are but {len(shots)} other "
-      "examples to draw them from: set --gin.DOWNSTREAM_SHOTS to fewer"
+      f"{num_shots} shots are asked for, but there are only {len(shots)} other "
+      "examples to draw from: set smaller numbers in --gin.DOWNSTREAM_SHOTS"
     )
   return shots
 
 
 def _shuffled(pool: Sequence[Example], rng: random.Random) -> Iterator[Example]:
-  """All of the pool in random order; each costs only when it is taken."""
-  moved: dict[int, int] = {}  # What a shuffle in place would have moved.
+  """The pool in random order, shuffled lazily."""
+  moved: dict[int, int] = {}  # What an in-place shuffle would have moved.
   for last in reversed(range(len(pool))):
     place = rng.randint(0, last)
     yield pool[moved.get(place, place)]
@@ -54,16 +53,16 @@ def build_prompt(
   max_tokens: int,
   count_tokens: Callable[[str], int],
 ) -> str:
-  """Shots, each with its answer, and a question, divided by blank lines.
+  """Joins solved shots and a question, separated by blank lines.
 
-  Shots are left out, the first one first, until the prompt is short enough.
-  A question that is too long by itself is returned whole.
+  Drops shots, first ones first, until the prompt fits. A question that is too
+  long by itself is returned whole.
 
   Args:
     example: the question.
-    shots: shown before it, in this order.
-    max_tokens: room for the prompt, without what the model adds to it.
-    count_tokens: number of tokens of a text.
+    shots: what to show before it, in this order.
+    max_tokens: room for the prompt, without the tokens that the model adds.
+    count_tokens: counts the tokens of a text.
   """
   parts = [joined(shot.prompt, shot.answer) for shot in shots]
   parts.append(example.prompt)

@@ -9,10 +9,10 @@ from tasks import extras
 
 
 def find_file(folder: str, names: Sequence[str]) -> Path:
-  """The first file of these names in a folder.
+  """The first of these files that exists in a folder.
 
   Raises:
-    FileNotFoundError: there is none.
+    FileNotFoundError: none exists.
   """
   paths = [Path(folder).expanduser() / name for name in names]
   for path in paths:
@@ -25,10 +25,10 @@ def find_file(folder: str, names: Sequence[str]) -> Path:
 
 
 def rows(path: Path) -> Iterator[Any]:
-  """What a file holds: each line of a `.jsonl`, all at once of a `.json`.
+  """Yields each line of a `.jsonl`, or all of a `.json` at once.
 
   Raises:
-    ValueError: it is not JSON in UTF-8.
+    ValueError: the file is not JSON in UTF-8.
   """
   with path.open(encoding="utf-8") as file:
     if path.suffix == ".jsonl":
@@ -40,10 +40,10 @@ def rows(path: Path) -> Iterator[Any]:
 def tfds_records(
   name: str, split: str, data_dir: str | None
 ) -> Iterator[dict[str, Any]]:
-  """The records of a split of a TFDS set that is already prepared.
+  """The records of a split of a prepared TFDS set.
 
   Raises:
-    FileNotFoundError: it is not.
+    FileNotFoundError: the set is not prepared.
   """
   tfds = extras.require("tensorflow_datasets")
   try:
@@ -55,7 +55,7 @@ def tfds_records(
     where = f" --data_dir={data_dir}" if data_dir else ""
     raise FileNotFoundError(
       f"the TFDS set {name!r} is not prepared in "
-      f"{data_dir or 'the default folder of TFDS'}: prepare it with "
+      f"{data_dir or 'the default folder of TFDS'}: run "
       f"`tfds build {name}{where}`, correct --gin.TFDS_DATA_DIR, or set "
       "--gin.DOWNSTREAM_DIR to a folder of original files"
     )
@@ -64,12 +64,12 @@ def tfds_records(
 
 
 def plain(value: Any) -> Any:
-  """A record of TFDS as plain Python: texts, numbers, lists and dicts."""
+  """A TFDS record as plain Python: strings, numbers, lists and dicts."""
   if isinstance(value, dict):
     return {key: plain(part) for key, part in value.items()}
   if isinstance(value, bytes):
     return value.decode()
-  if hasattr(value, "tolist"):  # An array, or a number of NumPy's.
+  if hasattr(value, "tolist"):  # A NumPy array or number.
     return plain(value.tolist())
   if isinstance(value, list):
     return [plain(part) for part in value]

@@ -1,4 +1,4 @@
-"""The file format of SQuAD, which TyDiQA-GoldP has, too."""
+"""SQuAD's file format, which TyDiQA-GoldP shares."""
 
 from collections.abc import Iterator
 
@@ -6,9 +6,9 @@ from tasks.downstream.task import Record
 
 
 def to_records(document: Record) -> Iterator[Record]:
-  """The records of a file, in the form that TFDS gives them.
+  """The records of a file, in TFDS's form.
 
-  An answer that stands several times in its passage is named as often.
+  An answer that occurs several times in its passage is listed as often.
   """
   for article in document["data"]:
     for paragraph in article["paragraphs"]:

@@ -1,7 +1,7 @@
-"""SQuAD 2.0 (arXiv:1806.03822): questions to a passage, half without answer.
+"""SQuAD 2.0 (arXiv:1806.03822): questions about passages, half unanswerable.
 
-A model gives no answer by writing NO_ANSWER, or where it finds NO_ANSWER
-likelier than what it wrote: its no-answer score is above the threshold 0.
+A model abstains by writing NO_ANSWER, or if its no-answer score is above 0: it
+finds NO_ANSWER likelier than what it wrote.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ NO_ANSWER = "unanswerable"
 
 
 def to_example(record: Record) -> Example:
-  """The question of a record."""
+  """The example of a record."""
   references = record["answers"]["text"]
   return Example(
     prompt=PROMPT.format_map({**record, "title": _spaced(record["title"])}),
@@ -34,14 +34,14 @@ def to_example(record: Record) -> Example:
 
 
 def _spaced(title: str) -> str:
-  """A title, which the files write as in an address."""
+  """A title with spaces instead of the files' underscores."""
   return title.replace("_", " ")
 
 
 def compute_scores(
   examples: Sequence[Example], answers: Sequence[Answer]
 ) -> Scores:
-  """Exact match and F1 at the threshold 0, and the best of any threshold."""
+  """Exact match and F1 at threshold 0, and at the best threshold."""
   texts = [_given(answer.text) for answer in answers]
   answerable = [bool(example.references) for example in examples]
   scores = {}
@@ -67,7 +67,7 @@ def compute_scores(
 
 
 def _given(text: str) -> str:
-  """What a model answered; empty if that is that there is no answer."""
+  """What a model answered; empty if it wrote NO_ANSWER."""
   return "" if metrics.normalize_squad(text) == NO_ANSWER else text
 
 
@@ -76,8 +76,8 @@ def _raw_score(
 ) -> float:
   """The score of an answer before any threshold.
 
-  References that normalise to nothing do not count. Where none is left, what
-  normalises to nothing is right.
+  References that normalise to nothing are ignored. If none is left, an answer
+  that normalises to nothing is right.
   """
   left = [answer for answer in references if metrics.normalize_squad(answer)]
   if not left:

@@ -8,11 +8,11 @@ from tasks.downstream.task import Example, Record, Scores
 
 
 def files(official: str, name: str) -> dict[str, tuple[str, ...]]:
-  """Files of a task: the official ones, or one for all splits.
+  """Where a task's files may be: one per split, or one for all splits.
 
   Args:
-    official: folder of the official release, such as "BoolQ".
-    name: the other file's name, such as "boolq".
+    official: the task's folder in the official release, such as "BoolQ".
+    name: name of a single file, such as "boolq".
   """
   return {
     "train": (f"{official}/train.jsonl", f"{name}.jsonl"),
@@ -21,7 +21,7 @@ def files(official: str, name: str) -> dict[str, tuple[str, ...]]:
 
 
 def single_record(row: Record) -> Iterator[Record]:
-  """The record of a line that is one already."""
+  """A line that already is a record."""
   yield row
 
 
@@ -36,18 +36,18 @@ def choice_example(
   """An example with one right choice.
 
   Args:
-    prompt: see `Example`.
-    choices: in the order of the labels.
-    label: a number or a truth value; in original files also a name.
-    label_names: the names, in the order of the labels.
-    group: see `Example`.
+    prompt: what the model reads.
+    choices: texts to choose from, in the order of the labels.
+    label: a number, a truth value, or (in original files) a name.
+    label_names: names of the labels, in order.
+    group: what a metric groups by.
 
   Raises:
-    ValueError: there is no such label.
+    ValueError: the label is unknown.
   """
   number = label_names.index(label) if isinstance(label, str) else int(label)
   if number not in range(len(choices)):
-    raise ValueError(f"label {label!r} is none of {len(choices)}")
+    raise ValueError(f"label {label!r} is not one of the {len(choices)} labels")
   return Example(
     prompt=prompt,
     answer=choices[number],
@@ -58,12 +58,12 @@ def choice_example(
 
 
 def labels_of(examples: Sequence[Example]) -> list[int]:
-  """The right choices of examples that have one each."""
+  """The right choice of each example."""
   return [e.label for e in examples if e.label is not None]
 
 
 def accuracy_scores(
   examples: Sequence[Example], chosen: Sequence[int]
 ) -> Scores:
-  """The metric of five of the tasks."""
+  """Accuracy, the only metric of five of the tasks."""
   return {"accuracy": 100 * metrics.accuracy(labels_of(examples), chosen)}

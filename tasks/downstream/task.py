@@ -1,12 +1,12 @@
-"""What a task by prompt is: its examples, and how answers to them score.
+"""Tasks by prompt: their examples, and how answers are scored.
 
-Tasks are of two kinds. In a `RankTask` a model chooses among given texts: the
-one of greatest log-likelihood after the prompt, summed over its tokens and
-not divided by their number. In a `GenerationTask` it writes.
+There are two kinds. In a `RankTask` a model chooses the text with the greatest
+log-likelihood after the prompt, summed over its tokens and not divided by their
+number. In a `GenerationTask` it writes.
 
-Prompt and answer are joined by one space, see `joined`. A record is what TFDS
-has of one example, as plain Python; the original files are brought to the same
-form, so that everything after it is shared.
+One space joins prompt and answer. A record is one example as TFDS stores it, in
+plain Python; original files are converted to that form, so all later code is
+shared.
 """
 
 import dataclasses
@@ -21,16 +21,16 @@ Scores: TypeAlias = dict[str, float]  # By metric, 0 to 100.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Example:
-  """One question to a model.
+  """One question.
 
   Attributes:
-    prompt: what the model reads, without shots and without space at its end.
-    answer: what follows the prompt where the example serves as a shot.
-    choices: texts to choose from; () where the model writes.
-    label: the right choice; None where not exactly one is right.
+    prompt: what the model reads, without shots and trailing space.
+    answer: what follows the prompt if the example serves as a shot.
+    choices: texts to choose from; () if the model writes.
+    label: number of the right choice; None unless exactly one is right.
     candidates: what the choices stand for, if metrics compare other texts.
-    references: texts that are right; () if that is to give no answer.
-    group: what a metric groups by: a question, a language.
+    references: right answers; () if the right answer is to abstain.
+    group: what a metric groups by, such as a question or a language.
   """
 
   prompt: str
@@ -47,9 +47,9 @@ class Answer:
   """What a model wrote.
 
   Attributes:
-    text: the new text, which may run on past the answer.
-    no_answer_score: log-likelihood after the prompt of the task's `no_answer`
-      minus that of the answer in `text`, in nats; 0 where the task has none.
+    text: the new text, which may continue past the answer.
+    no_answer_score: log-likelihood, after the prompt, of the task's `no_answer`
+      minus that of the answer in `text`, in nats; 0 if the task has none.
   """
 
   text: str
@@ -57,23 +57,22 @@ class Answer:
 
 
 def joined(prompt: str, answer: str) -> str:
-  """A prompt and what follows it, as one text."""
+  """A prompt and its answer, as one text."""
   return f"{prompt} {answer}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptTask:
-  """A data set whose examples are put to a model as text.
+  """A data set that a model answers by prompt.
 
   Attributes:
     name: name of the task.
     tfds_name: the TFDS set, with its version.
-    files: of each split, the original files that may hold it, as paths in a
-      folder; the first that exists is read.
-    to_records: the records of a row of such a file, which is a line of a
-      `.jsonl`, or all that is in a `.json`.
-    to_example: the example of a record.
-    metrics: the official metrics, of which the mean stands for the task.
+    files: for each split, the original files that may hold it, as relative
+      paths; the first one that exists is read.
+    to_records: turns a line of a `.jsonl`, or all of a `.json`, into records.
+    to_example: turns a record into an example.
+    metrics: the official metrics; their mean is the task's score.
   """
 
   name: str
@@ -87,12 +86,12 @@ class PromptTask:
     """The examples of a split, from the original files.
 
     Args:
-      folder: where they are.
+      folder: folder of the original files.
       split: "train" or "validation".
 
     Raises:
-      FileNotFoundError: none of `files` is there.
-      ValueError: there is no such split, or the file is not in its original
+      FileNotFoundError: none of the split's `files` exists.
+      ValueError: the split is unknown, or the file is not in its original
         format, has no labels, or is empty.
     """
     self._check_split(split)
@@ -105,8 +104,8 @@ class PromptTask:
       ]
     except (KeyError, ValueError) as error:
       raise ValueError(
-        f"{path} is no file of {self.name} with labels in its original format "
-        f"({error!r}): correct it, or --gin.DOWNSTREAM_DIR"
+        f"{path} is not a file of {self.name} with labels in its original "
+        f"format ({error!r}): correct it, or --gin.DOWNSTREAM_DIR"
       ) from error
     if not examples:
       raise ValueError(
@@ -121,11 +120,11 @@ class PromptTask:
 
     Args:
       split: "train" or "validation".
-      data_dir: folder of the prepared sets; None for the default of TFDS.
+      data_dir: folder of the prepared sets; None for TFDS's default.
 
     Raises:
       FileNotFoundError: the set is not prepared there.
-      ValueError: there is no such split.
+      ValueError: the split is unknown.
     """
     self._check_split(split)
     records = sources.tfds_records(self.tfds_name, split, data_dir)
@@ -134,8 +133,8 @@ class PromptTask:
   def _check_split(self, split: str) -> None:
     if split not in self.files:
       raise ValueError(
-        f"split {split!r} is none of {tuple(self.files)}, which have labels in "
-        f"{self.name}: correct the gin binding of `split`"
+        f"split {split!r} is not one of {tuple(self.files)}, the splits with "
+        f"labels in {self.name}"
       )
 
 
@@ -144,20 +143,20 @@ class RankTask(PromptTask):
   """A task in which a model chooses among the choices of an example.
 
   Attributes:
-    compute_scores: metrics of examples and the numbers of the chosen choices.
+    compute_scores: metrics, given examples and the numbers of chosen choices.
   """
 
   compute_scores: Callable[[Sequence[Example], Sequence[int]], Scores]
 
   def score(self, examples: Sequence[Example], chosen: Sequence[int]) -> Scores:
-    """Metrics by name, 0 to 100; `metrics` are among them.
+    """Metrics by name, from 0 to 100, including those in `metrics`.
 
     Args:
-      examples: the examples of a split, or some of them.
-      chosen: of each, the number of the choice of greatest log-likelihood.
+      examples: some or all examples of a split.
+      chosen: for each, the number of its choice of greatest log-likelihood.
 
     Raises:
-      ValueError: there are no examples, or not as many of both.
+      ValueError: there are no examples, or the lengths differ.
     """
     _check_lengths(examples, chosen)
     return self.compute_scores(examples, chosen)
@@ -168,13 +167,12 @@ class GenerationTask(PromptTask):
   """A task in which a model writes, greedily.
 
   Attributes:
-    compute_scores: metrics of examples and answers, of which only the answer
-      itself is left.
-    max_new_tokens: so many tokens hold an answer; our choice.
-    next_cue: how a prompt begins. A model that goes on to the next question
-      writes it, and has ended its answer; a line's end does so, too.
-    no_answer: what a prompt tells to write if there is no answer; None if
-      there always is one.
+    compute_scores: metrics, given examples and answers trimmed by `answer_in`.
+    max_new_tokens: tokens that suffice for an answer; our choice.
+    next_cue: how prompts begin. A model that continues with another question
+      writes this, which ends its answer, as a line break does.
+    no_answer: what the prompt tells the model to write if there is no answer;
+      None if there always is one.
   """
 
   compute_scores: Callable[[Sequence[Example], Sequence[Answer]], Scores]
@@ -183,10 +181,10 @@ class GenerationTask(PromptTask):
   no_answer: str | None = None
 
   def answer_in(self, text: str) -> str:
-    """The answer in what a model wrote, without what it wrote after it.
+    """The answer in what a model wrote, without any text after it.
 
-    Line ends are looked for and so is `next_cue`, since many vocabularies
-    have no line ends.
+    It ends at a line break or at `next_cue`, since many vocabularies have no
+    line breaks.
     """
     line = text.strip().partition("\n")[0]
     return line.partition(self.next_cue)[0].strip()
@@ -194,14 +192,14 @@ class GenerationTask(PromptTask):
   def score(
     self, examples: Sequence[Example], answers: Sequence[Answer]
   ) -> Scores:
-    """Metrics by name, 0 to 100; `metrics` are among them.
+    """Metrics by name, from 0 to 100, including those in `metrics`.
 
     Args:
-      examples: the examples of a split, or some of them.
+      examples: some or all examples of a split.
       answers: what a model wrote for each.
 
     Raises:
-      ValueError: there are no examples, or not as many of both.
+      ValueError: there are no examples, or the lengths differ.
     """
     _check_lengths(examples, answers)
     return self.compute_scores(
@@ -213,9 +211,12 @@ class GenerationTask(PromptTask):
     )
 
 
+DownstreamTask: TypeAlias = RankTask | GenerationTask
+
+
 def _check_lengths(examples: Sequence[Any], predictions: Sequence[Any]) -> None:
   if not examples or len(examples) != len(predictions):
     raise ValueError(
-      f"{len(predictions)} predictions for {len(examples)} examples: one is "
-      "needed for each, and at least one"
+      f"{len(predictions)} predictions for {len(examples)} examples, expected "
+      "one for each, and at least one"
     )

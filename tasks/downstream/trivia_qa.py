@@ -1,7 +1,7 @@
-"""TriviaQA (arXiv:1705.03551) with closed book: questions without evidence.
+"""Closed-book TriviaQA (arXiv:1705.03551): questions without evidence.
 
-The unfiltered questions, as in GPT-3's evaluation; scored by all aliases of
-the answer, and by what people answered where the file has that.
+Uses the unfiltered questions, as GPT-3's evaluation does. References are all
+aliases of the answer, and human answers where the file has them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ answer:"""
 
 
 def to_records(document: Record) -> Iterator[Record]:
-  """The records of a file, in the form that TFDS gives them."""
+  """The records of a file, in TFDS's form."""
   for row in document["Data"]:
     answer = row["Answer"]
     yield {
@@ -37,7 +37,7 @@ def to_records(document: Record) -> Iterator[Record]:
 
 
 def to_example(record: Record) -> Example:
-  """The question of a record."""
+  """The example of a record."""
   answer = record["answer"]
   return Example(
     prompt=PROMPT.format_map(record),
@@ -49,7 +49,7 @@ def to_example(record: Record) -> Example:
 def compute_scores(
   examples: Sequence[Example], answers: Sequence[Answer]
 ) -> Scores:
-  """Exact match and F1, by the best of several aliases."""
+  """Exact match and F1, against the best-matching alias."""
   exact, f1 = metrics.exact_and_f1(
     [answer.text for answer in answers],
     [example.references for example in examples],

@@ -1,7 +1,7 @@
-"""TyDiQA-GoldP (arXiv:2003.05002): questions to a passage, in nine languages.
+"""TyDiQA-GoldP (arXiv:2003.05002): questions about passages, in nine languages.
 
-Scored as SQuAD 1.1, language by language. The official numbers are means over
-the languages other than English. Shots come in any language.
+Each language is scored as in SQuAD 1.1; the official numbers are means over the
+languages other than English. Shots may be in any language.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ answer:"""
 
 
 def to_example(record: Record) -> Example:
-  """The question of a record, whose id begins with the language."""
+  """The example of a record, grouped by the language in its id."""
   references = record["answers"]["text"]
   if not references:
     raise ValueError(f"the question {record['id']} has no answer")
@@ -39,7 +39,7 @@ def compute_scores(
 ) -> Scores:
   """Exact match and F1: official, over all questions, and by language.
 
-  The official ones are NaN where all examples are English.
+  The official ones are NaN if all examples are English.
   """
   exact, f1 = _scores(examples, answers)
   scores = {"exact_all": exact, "f1_all": f1}

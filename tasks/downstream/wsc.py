@@ -1,4 +1,4 @@
-"""WSC: whether a pronoun stands for a noun; the pronoun is set in *stars*."""
+"""WSC: whether a pronoun refers to a noun; *stars* mark the pronoun."""
 
 from collections.abc import Iterator
 
@@ -13,12 +13,12 @@ CHOICES = ("no", "yes")
 
 
 def to_records(row: Record) -> Iterator[Record]:
-  """The record of a line, whose spans lie in a dict of their own."""
+  """The record of a line, with its nested spans flattened."""
   yield {**row, **row["target"]}
 
 
 def to_example(record: Record) -> Example:
-  """The question of a record."""
+  """The example of a record."""
   pronoun = record["span2_text"]
   words = record["text"].split()
   place = record["span2_index"]

@@ -1,0 +1,1 @@
+"""Using a trained model: writing, scoring, filling blanks, evaluation."""

@@ -1,0 +1,256 @@
+"""Evaluates a trained run: held-out loss, and tasks by prompt."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from raptr_jax.contracts import Params
+from raptr_jax.inference.generate import Generator
+from raptr_jax.inference.prompting import (
+  Questions,
+  downstream_table,
+  evaluate_by_prompt,
+  mean_scores,
+)
+from raptr_jax.inference.text_predictor import TextPredictor
+from raptr_jax.models.masked_stack import full_paths
+from raptr_jax.reports.provenance import provenance
+from raptr_jax.training.checkpoint import restore_params
+from raptr_jax.training.experiment import Experiment
+from raptr_jax.training.held_out import held_out_evaluator
+from raptr_jax.training.plan import make_plan
+from raptr_jax.training.setup import abstract_state
+from tasks.downstream.registry import select_tasks
+from tasks.downstream.task import DownstreamTask, Example
+from tasks.files import write_json
+from tasks.mixture import Mixture
+from tasks.objectives.objective import GenerativeObjective
+from tasks.task import TextTask
+
+RESULTS_FILE = "results.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+  """An evaluation of a run, ready to start.
+
+  Attributes:
+    experiment: the run; its latest checkpoint is evaluated.
+    task: what the run was trained on; provides objective and vocabulary.
+    data_dir: folder of all prepared tasks.
+    downstream_tasks: names of tasks or suites; () for held-out loss alone.
+    shots: numbers of solved examples before a question.
+    folder: folder of the tasks' original files; None reads TFDS.
+    tfds_data_dir: folder of the prepared TFDS sets; None for TFDS's default.
+    num_examples: evaluates only this many examples of each task, the first
+      ones; None for all.
+    batch_size: texts at once.
+    max_prompt_tokens: room for prompts; drops shots that do not fit, and the
+      beginning of a question that is too long by itself.
+    seed: seed of the draw of shots.
+
+  Raises:
+    ValueError: a task is unknown, the model cannot write, or a number is out of
+      range.
+  """
+
+  experiment: Experiment
+  task: TextTask | Mixture
+  data_dir: str
+  downstream_tasks: Sequence[str] = ()
+  shots: Sequence[int] = (0, 1, 5)
+  folder: str | None = None
+  tfds_data_dir: str | None = None
+  num_examples: int | None = None
+  batch_size: int = 32
+  max_prompt_tokens: int = 1000  # Up to 1,024 with a short answer.
+  seed: int = 0
+
+  def __post_init__(self):
+    macros = {
+      "DOWNSTREAM_TASKS": self.downstream_tasks,
+      "DOWNSTREAM_SHOTS": self.shots,
+    }
+    for name, value in macros.items():
+      if not isinstance(value, tuple | list):
+        raise ValueError(
+          f"{name} = {value!r}, expected a tuple: set"
+          f' --gin.{name}="({value!r},)".'
+        )
+    select_tasks(self.downstream_tasks)
+    if self.downstream_tasks and not isinstance(
+      self.task.objective, GenerativeObjective
+    ):
+      raise ValueError(
+        f"DOWNSTREAM_TASKS = {self.downstream_tasks!r} needs an objective that"
+        " teaches a model to write, such as UL2, but that of"
+        f" {self.task.name} is {type(self.task.objective).__name__}: set"
+        ' --gin.DOWNSTREAM_TASKS="()".'
+      )
+    if self.downstream_tasks and not (
+      self.shots and min(self.shots) >= 0 and (self.num_examples or 1) > 0
+    ):
+      raise ValueError(
+        f"DOWNSTREAM_SHOTS = {self.shots!r}, expected numbers such as (0, 1),"
+        f" none negative, and DOWNSTREAM_EXAMPLES = {self.num_examples!r},"
+        " expected None or at least 1: set --gin.DOWNSTREAM_SHOTS or"
+        " --gin.DOWNSTREAM_EXAMPLES."
+      )
+    devices = self.experiment.partitioner.mesh.shape["data"]
+    if self.batch_size < 1 or self.batch_size % devices:
+      raise ValueError(
+        f"Evaluation.batch_size = {self.batch_size}, expected a multiple of"
+        f" the {devices} data-parallel devices: set"
+        f" --gin.evaluation.Evaluation.batch_size={devices}."
+      )
+
+  def open(self) -> None:
+    """Opens the held-out text, and reads the questions.
+
+    Raises:
+      FileNotFoundError: data is missing.
+      ValueError: data is malformed, or has too few examples for the shots.
+    """
+    self.experiment.eval_dataset.open()
+    _ = self._questions
+
+  def run(self) -> dict[str, Any]:
+    """Evaluates, prints tables, and writes `results.json`.
+
+    The file is rewritten after each task, so an interrupted evaluation leaves
+    its results so far.
+
+    Returns:
+      The file's content, with None for scores that are undefined.
+
+    Raises:
+      FileNotFoundError: the run has no checkpoint.
+      ValueError: the run's model has not grown to all its layers.
+    """
+    self.open()
+    questions = self._questions
+    params, step = self._restore()
+    first_host = jax.process_index() == 0  # Only this one reports.
+    console = Console(soft_wrap=True, markup=False, quiet=not first_host)
+    results: dict[str, Any] = {
+      "model_dir": self.experiment.model_dir,
+      "step": step,
+      **provenance(),
+      "held_out": self._held_out(params),
+    }
+    console.print(_held_out_table(results["held_out"]))
+    if questions:
+      results["downstream_settings"] = {
+        "source": self.folder or "tfds",
+        "max_prompt_tokens": self.max_prompt_tokens,
+        "seed": self.seed,
+      }
+      scores: list[dict[str, Any]] = []
+      for score in evaluate_by_prompt(
+        self._predictor(params),
+        questions,
+        self.shots,
+        seed=self.seed,
+        console=console,
+      ):
+        scores.append(score)
+        means = mean_scores(scores)
+        results |= {"downstream": scores, "downstream_mean": means}
+        self._write(results)
+      console.print(downstream_table(scores, results["downstream_mean"]))
+    console.print(f"written: {self._write(results)}")
+    return results
+
+  def _write(self, results: Mapping[str, Any]) -> Path:
+    """Writes the file, and returns its path."""
+    path = Path(self.experiment.model_dir) / RESULTS_FILE
+    if jax.process_index() == 0:
+      write_json(path, results)
+    return path
+
+  def _restore(self) -> tuple[Params, int]:
+    """The latest parameters, and their step."""
+    model_dir = self.experiment.model_dir
+    abstract = abstract_state(self.experiment)
+    found = restore_params(model_dir, abstract.params)
+    if found is None:
+      raise FileNotFoundError(
+        f"MODEL_DIR = '{model_dir}' has no checkpoints: train first, or set"
+        " --gin.MODEL_DIR to a trained run's folder."
+      )
+    params, step = found
+    depths = self.experiment.depths(step - 1)
+    for name, layers in self.experiment.model.stacks.items():
+      if depths[name] < layers:
+        raise ValueError(
+          f"MODEL_DIR = '{model_dir}' is at step {step}, where the model's"
+          f" {name} has grown to {depths[name]} of {layers} layers: continue"
+          " training first."
+        )
+    return params, step
+
+  def _held_out(self, params: Params) -> dict[str, Any]:
+    """Held-out losses of the full model and of shorter paths, in nats."""
+    experiment, plan = self.experiment, make_plan(self.experiment)
+    evaluator = held_out_evaluator(experiment)
+    key = experiment.keys()["eval"]
+    return {
+      **evaluator.full(params),
+      "loss_by_example_kind": evaluator.by_example_kind(params),
+      "loss_by_path_length": {
+        str(sum(lengths.values())): evaluator.by_path_length(
+          params, lengths, plan.always_run, key
+        )["loss"]
+        for lengths in plan.evaluated_lengths()
+      },
+    }
+
+  @functools.cached_property
+  def _questions(self) -> list[Questions]:
+    return list(map(self._read, select_tasks(self.downstream_tasks)))
+
+  def _read(self, task: DownstreamTask) -> Questions:
+    def read(split: str) -> list[Example]:
+      if self.folder is None:
+        return task.examples_from_tfds(split, self.tfds_data_dir)
+      return task.examples_from_folder(self.folder, split)
+
+    pool = read("train") if any(self.shots) else []
+    if pool and len(pool) <= max(self.shots):
+      raise ValueError(
+        f"DOWNSTREAM_SHOTS = {self.shots!r}, but {task.name} has"
+        f" {len(pool)} examples to draw from: set smaller numbers in"
+        " --gin.DOWNSTREAM_SHOTS."
+      )
+    examples = read("validation")[: self.num_examples]
+    return Questions(task=task, examples=examples, pool=pool)
+
+  def _predictor(self, params: Params) -> TextPredictor:
+    model, partitioner = self.experiment.model, self.experiment.partitioner
+    return TextPredictor(
+      model=cast(Generator, model),
+      params=params,
+      paths=partitioner.put_replicated(full_paths(model.stacks)),
+      objective=cast(GenerativeObjective, self.task.objective),
+      vocabulary=self.task.vocabulary(self.data_dir),
+      partitioner=partitioner,
+      batch_size=self.batch_size,
+      max_prompt_tokens=self.max_prompt_tokens,
+    )
+
+
+def _held_out_table(held_out: Mapping[str, Any]) -> Table:
+  table = Table("held-out text", "loss", "accuracy")
+  accuracy = f"{held_out['accuracy']:.4f}"
+  table.add_row("all, full model", f"{held_out['loss']:.4f}", accuracy)
+  for kind, loss in held_out["loss_by_example_kind"].items():
+    table.add_row(kind, f"{loss:.4f}", "")
+  for length, loss in held_out["loss_by_path_length"].items():
+    table.add_row(f"all, paths of {length} layers", f"{loss:.4f}", "")
+  return table

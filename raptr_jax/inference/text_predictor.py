@@ -1,0 +1,212 @@
+"""A trained language model that scores and writes continuations of text.
+
+It reads a prompt as a prefix language model does, in the form of UL2's denoiser
+S: "[S2S] prompt <extra_id_0>", whose targets begin with that sentinel.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from raptr_jax.contracts import Batch, LayerPath, Params
+from raptr_jax.inference.decoding import Decoding
+from raptr_jax.inference.generate import Generator, generate
+from raptr_jax.training.partitioning import Partitioner
+from tasks.objectives.denoising import hidden_spans
+from tasks.objectives.layouts import Pair
+from tasks.objectives.objective import GenerativeObjective
+from tasks.text.vocabulary import Vocabulary
+
+Spans: TypeAlias = dict[int, list[int]]  # Tokens by the id of their sentinel.
+Watch: TypeAlias = Callable[[int], None]  # Takes the number of texts just done.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class TextPredictor:
+  """A model, its parameters, and what turns text into its tokens.
+
+  Texts of similar length share a batch, and incomplete batches are filled up.
+  So there are few shapes to compile programs for, and a text's result does not
+  depend on the other texts.
+
+  Attributes:
+    model: a language model of any family.
+    params: parameters without boxes.
+    paths: the layers that run, for each stack.
+    objective: what the model was trained on; has its feature layout.
+    vocabulary: the model's vocabulary.
+    partitioner: places batches on devices.
+    batch_size: texts at once; a multiple of the data-parallel devices.
+    max_prompt_tokens: room for a prompt; only the end of a longer one is read.
+  """
+
+  model: Generator
+  params: Params
+  paths: Mapping[str, LayerPath]
+  objective: GenerativeObjective
+  vocabulary: Vocabulary
+  partitioner: Partitioner
+  batch_size: int
+  max_prompt_tokens: int
+
+  def count_tokens(self, text: str) -> int:
+    """Number of tokens in a text."""
+    return len(self.vocabulary.encode(text))
+
+  def score(
+    self,
+    prompts: Sequence[str],
+    continuations: Sequence[str],
+    *,
+    watch: Watch = lambda count: None,
+  ) -> Float[np.ndarray, "N"]:
+    """Log-likelihood of each prompt's continuation, in nats.
+
+    Sums over the continuation's own tokens, without the sentinel before and the
+    end token after them; an empty continuation scores 0.
+    """
+    pairs = [
+      Pair(self._inputs(prompt), self._targets(continuation))
+      for prompt, continuation in zip(prompts, continuations, strict=True)
+    ]
+    layout = self.objective.feature_layout
+    sizes = [
+      layout.slots(len(pair.inputs), len(pair.targets)) for pair in pairs
+    ]
+    scores = np.zeros(len(pairs))
+    for lengths, numbers in self._batches(sizes):
+      feature_lengths = dict(zip(layout.feature_names, lengths))
+      rows = [self._row(pairs[number], feature_lengths) for number in numbers]
+      rows += rows[-1:] * (self.batch_size - len(rows))
+      batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+      scores[numbers] = self._score(batch)[: len(numbers)]
+      watch(len(numbers))
+    return scores
+
+  def write(
+    self,
+    prompts: Sequence[str],
+    decoding: Decoding,
+    *,
+    watch: Watch = lambda count: None,
+  ) -> list[str]:
+    """The model's continuation of each prompt, until it ends the text.
+
+    `decoding.max_new_tokens` includes the sentinel that it writes first.
+    """
+    inputs = [self._inputs(prompt) for prompt in prompts]
+    first = self._sentinel_ids[0]
+    return [
+      self.vocabulary.decode(spans.get(first, []))
+      for spans in self.fill(inputs, decoding, watch=watch)
+    ]
+
+  def fill(
+    self,
+    inputs: Sequence[Int[np.ndarray, "..."]],
+    decoding: Decoding,
+    *,
+    watch: Watch = lambda count: None,
+  ) -> list[Spans]:
+    """What the model writes for each sentinel in the inputs.
+
+    Args:
+      inputs: tokens with sentinels, as a denoiser makes them.
+      decoding: how tokens are chosen.
+      watch: called with the number of inputs just done.
+
+    Returns:
+      For each of the inputs, tokens by the id of their sentinel, without
+      sentinels that the model skipped.
+    """
+    eos_id = self.vocabulary.eos_id
+    read = [self.objective.feature_layout.prompt(ids, eos_id) for ids in inputs]
+    filled: list[Spans] = [{} for _ in read]
+    for (length,), numbers in self._batches([(len(ids),) for ids in read]):
+      prompts = np.zeros((self.batch_size, length), np.int32)
+      lengths = np.ones(self.batch_size, np.int32)
+      for row, number in enumerate(numbers):
+        lengths[row] = len(read[number])
+        prompts[row, : lengths[row]] = read[number]
+      written = self._generate(prompts, lengths, decoding)
+      for number, targets in zip(numbers, written):
+        filled[number] = hidden_spans(
+          targets, sentinel_ids=self._sentinel_ids, eos_id=eos_id
+        )
+      watch(len(numbers))
+    return filled
+
+  @functools.cached_property
+  def _sentinel_ids(self) -> tuple[int, ...]:
+    return self.vocabulary.sentinel_ids
+
+  def _inputs(self, prompt: str) -> np.ndarray:
+    tokens = self.vocabulary.encode(prompt)[-self.max_prompt_tokens :]
+    return self.objective.continuation(tokens, self.vocabulary)
+
+  def _targets(self, continuation: str) -> np.ndarray:
+    tokens = self.vocabulary.encode(continuation)
+    return np.array([self._sentinel_ids[0], *tokens], np.int32)
+
+  def _row(
+    self, pair: Pair, feature_lengths: Mapping[str, int]
+  ) -> dict[str, np.ndarray]:
+    """The features of a pair; its first sentinel has no target weight."""
+    row = self.objective.feature_layout.join(
+      [pair],
+      feature_lengths,
+      pad_id=self.vocabulary.pad_id,
+      eos_id=self.vocabulary.eos_id,
+    )
+    row["target_weights"][row["target_weights"].argmax()] = 0
+    return row
+
+  def _batches(
+    self, sizes: Sequence[tuple[int, ...]]
+  ) -> Iterator[tuple[tuple[int, ...], list[int]]]:
+    """Groups texts by rounded size: (array lengths, numbers of the texts)."""
+    rounded = [tuple(map(_round_up, size)) for size in sizes]
+    # Longest first, so that a lack of memory shows at once.
+    order = sorted(range(len(sizes)), key=rounded.__getitem__, reverse=True)
+    for lengths, group in itertools.groupby(order, rounded.__getitem__):
+      numbers = list(group)
+      for begin in range(0, len(numbers), self.batch_size):
+        yield lengths, numbers[begin : begin + self.batch_size]
+
+  @functools.cached_property
+  def _score_fn(self) -> Any:
+    return jax.jit(
+      self.model.score_batch, out_shardings=self.partitioner.replicated
+    )
+
+  def _score(self, batch: Batch) -> Float[np.ndarray, "B"]:
+    batch = self.partitioner.put_split(batch)
+    return np.asarray(self._score_fn(self.params, batch, self.paths))
+
+  def _generate(
+    self,
+    prompts: Int[np.ndarray, "B T"],
+    lengths: Int[np.ndarray, "B"],
+    decoding: Decoding,
+  ) -> Int[np.ndarray, "B N"]:
+    found = generate(
+      self.model,
+      self.params,
+      *self.partitioner.put_split((prompts, lengths)),
+      self.paths,
+      decoding=decoding,
+      eos_id=self.vocabulary.eos_id,
+    )
+    return self.partitioner.fetch(found.tokens)
+
+
+def _round_up(size: int) -> int:
+  """The next power of 2, at least 16, or three quarters of it if that fits."""
+  power = max(16, 1 << (size - 1).bit_length())
+  return power * 3 // 4 if size <= power * 3 // 4 else power

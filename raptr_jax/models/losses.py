@@ -1,0 +1,177 @@
+"""Losses as sums over targets, so that they add up over shards.
+
+The head of a model computes V logits for each token; with a large vocabulary
+they take more memory than all else. `head_cross_entropy` and
+`head_log_likelihood` compute them for one chunk of tokens at a time.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree, Shaped
+
+from raptr_jax.contracts import Metrics
+from raptr_jax.models.layers import last_axis
+
+# Hidden states [tokens, D] -> logits [tokens, V].
+Head = Callable[[Array], Array]
+
+
+def token_log_likelihood(
+  logits: Float[Array, "*batch V"], targets: Int[Array, "*batch"]
+) -> Float[Array, "*batch"]:
+  """Log softmax(logits)[target] in nats, in float32."""
+  logits = logits.astype(jnp.float32)
+  # A comparison, not an index: its gradient needs no scatter, and a vocabulary
+  # that is split over devices needs no gather.
+  vocabulary_size, ndim = logits.shape[-1], logits.ndim
+  hit = targets[..., None] == last_axis(jnp.arange(vocabulary_size), ndim)
+  target_logit = jnp.where(hit, logits, 0.0).sum(-1)
+  return target_logit - jax.nn.logsumexp(logits, axis=-1)
+
+
+def cross_entropy(
+  logits: Float[Array, "*batch V"],
+  targets: Int[Array, "*batch"],
+  weights: Float[Array, "*batch"],
+  *,
+  z_loss: float = 0.0,
+  label_smoothing: float = 0.0,
+) -> tuple[Float[Array, ""], Metrics]:
+  """Summed cross entropy in nats.
+
+  Args:
+    logits: of any float type; the loss is computed in float32.
+    targets: the true tokens.
+    weights: of each target in the sums; 0 for padding.
+    z_loss: coefficient of logsumexp(logits)^2, which keeps logits from
+      drifting; PaLM has 1e-4 (arXiv 2204.02311, section 5).
+    label_smoothing: share of a target's probability that is spread evenly over
+      the V - 1 other tokens, as in T5X. Unlike T5X, we do not subtract the
+      entropy of the smoothed target, which is constant.
+
+  Returns:
+    What is minimised, and the metrics `loss` (the sum without z-loss and
+    smoothing, so that runs compare), `accuracy` (weight of the targets with the
+    largest logit) and `weight` (of all targets).
+  """
+  likelihood = token_log_likelihood(logits, targets)
+  loss = -(likelihood * weights).sum()
+  hits = (jnp.argmax(logits, -1) == targets) * weights
+  metrics = {"loss": loss, "accuracy": hits.sum(), "weight": weights.sum()}
+  objective = loss
+  if label_smoothing or z_loss:
+    wide = logits.astype(jnp.float32)
+    normalizer = jax.nn.logsumexp(wide, axis=-1)
+  if label_smoothing:
+    size = logits.shape[-1]
+    everywhere = size * (wide.mean(-1) - normalizer)
+    others = (everywhere - likelihood) / (size - 1)
+    objective += label_smoothing * ((likelihood - others) * weights).sum()
+  if z_loss:
+    objective += z_loss * (normalizer**2 * weights).sum()
+  return objective, metrics
+
+
+def head_cross_entropy(
+  head: Head,
+  hidden: Float[Array, "*batch D"],
+  targets: Int[Array, "*batch"],
+  weights: Float[Array, "*batch"],
+  *,
+  chunk_size: int | None = None,
+  z_loss: float = 0.0,
+  label_smoothing: float = 0.0,
+) -> tuple[Float[Array, ""], Metrics]:
+  """`cross_entropy` of the logits that a head computes from hidden states.
+
+  Args:
+    head: a pure function; gradients reach the parameters that it closes over.
+    hidden: input of the head.
+    targets: the true tokens.
+    weights: of each target in the sums; 0 for padding.
+    chunk_size: number of tokens whose logits are in memory at once; the
+      backward pass runs the head again. With a multiple of the devices that
+      share the batch, no token moves between devices. None takes all at once.
+    z_loss: as in `cross_entropy`.
+    label_smoothing: as in `cross_entropy`.
+
+  Returns:
+    What `cross_entropy` returns.
+  """
+
+  def loss(
+    hidden: Float[Array, "tokens D"],
+    targets: Int[Array, "tokens"],
+    weights: Float[Array, "tokens"],
+  ) -> tuple[Float[Array, ""], Metrics]:
+    return cross_entropy(
+      head(hidden),
+      targets,
+      weights,
+      z_loss=z_loss,
+      label_smoothing=label_smoothing,
+    )
+
+  tokens = _flat_tokens(hidden), targets.reshape(-1), weights.reshape(-1)
+  if chunk_size is None:
+    return loss(*tokens)
+  sums = _by_chunks(loss, tokens, chunk_size)
+  objective, metrics = jax.tree.map(lambda x: x.sum(0), sums)
+  return objective, metrics
+
+
+def head_log_likelihood(
+  head: Head,
+  hidden: Float[Array, "*batch D"],
+  targets: Int[Array, "*batch"],
+  *,
+  chunk_size: int | None = None,
+) -> Float[Array, "*batch"]:
+  """`token_log_likelihood` of the logits that a head computes.
+
+  The arguments are those of `head_cross_entropy`.
+  """
+
+  def likelihood(
+    hidden: Float[Array, "tokens D"], targets: Int[Array, "tokens"]
+  ) -> Float[Array, "tokens"]:
+    return token_log_likelihood(head(hidden), targets)
+
+  tokens = _flat_tokens(hidden), targets.reshape(-1)
+  if chunk_size is None:
+    return likelihood(*tokens).reshape(targets.shape)
+  by_chunk: Array = _by_chunks(likelihood, tokens, chunk_size)
+  return by_chunk.T.reshape(-1)[: targets.size].reshape(targets.shape)
+
+
+def _flat_tokens(hidden: Float[Array, "*batch D"]) -> Float[Array, "tokens D"]:
+  # XLA's CPU backend is slower at products with several leading axes.
+  return hidden.reshape(-1, hidden.shape[-1])
+
+
+def _by_chunks(
+  function: Callable[..., PyTree], tokens: Sequence[Array], chunk_size: int
+) -> PyTree:
+  """Calls a function on one chunk of the arrays [tokens, ...] after another.
+
+  The arrays are padded with zeros to whole chunks. The backward pass runs the
+  function again: values kept for it would be those of all chunks.
+
+  Returns:
+    What the function returns, stacked. Chunk c has tokens c, c + number of
+    chunks, ...: strided, so that each device's tokens stay on it.
+  """
+  size = tokens[0].shape[0]
+  chunk_size = min(chunk_size, size)
+  num_chunks = -(-size // chunk_size)
+
+  def split(x: Shaped[Array, "tokens ..."]) -> Shaped[Array, "chunks size ..."]:
+    padding = num_chunks * chunk_size - size
+    x = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
+    return jnp.moveaxis(x.reshape(chunk_size, num_chunks, *x.shape[1:]), 1, 0)
+
+  function = jax.checkpoint(function, prevent_cse=False)
+  chunks = [split(x) for x in tokens]
+  return jax.lax.map(lambda chunk: function(*chunk), chunks)

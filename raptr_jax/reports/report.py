@@ -1,0 +1,291 @@
+"""What a run writes, and shows on the screen, while it trains.
+
+A run writes `metrics.jsonl` (one entry per line, a JSON object) and TensorBoard
+events in `tensorboard/`; at its end it writes `summary.json`, and draws
+`summary.md` and `curves.png` from it and the entries.
+
+Steps count completed steps: the entry of step s is written after s steps, and
+the first step of a stage that begins at boundary b is reported as b + 1.
+
+Fields of training entries: `loss`, `accuracy`, `grad_norm`, `path_length`,
+`tokens_per_second`, `step_seconds` and `mfu` (None if the device's peak is
+unknown) cover the steps since the previous entry; `learning_rate` and `stage`
+are those of the last step; `flops` and `tokens` count from the run's start.
+"""
+
+import contextlib
+import difflib
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raptr_jax.reports import run_files
+from raptr_jax.reports.curves import draw_curves
+from raptr_jax.reports.summary_page import write_summary_markdown
+from tasks.files import replacing
+
+# Cost of embedding, output layer and optimizer in every step, in layers. A
+# rough value is good enough to predict a duration.
+OVERHEAD_LAYERS = 1.0
+# Decay of an entry's weight per entry. The first one, slowed by compilation, is
+# forgotten after about ten.
+MEMORY = 0.8
+
+
+class RemainingTime:
+  """Predicts the time left in a run whose paths grow longer.
+
+  A step of expected path length n counts as n + `OVERHEAD_LAYERS` units of
+  work. The time per unit is measured, and recent steps weigh most.
+
+  Args:
+    expected_lengths: [total_steps], expected path length of each step.
+    start_step: steps done before this process started.
+  """
+
+  def __init__(self, expected_lengths: np.ndarray, start_step: int):
+    work = np.cumsum(expected_lengths + OVERHEAD_LAYERS)
+    self._work_until = np.concatenate([[0.0], work])
+    self._step = start_step
+    self._seconds = 0.0
+    self._work = 0.0
+
+  def update(self, step: int, step_seconds: float) -> float:
+    """Returns the seconds left after `step`.
+
+    Args:
+      step: steps done.
+      step_seconds: mean time of the steps since the last update.
+    """
+    taken = (step - self._step) * step_seconds
+    work = self._work_until[step] - self._work_until[self._step]
+    self._seconds = MEMORY * self._seconds + taken
+    self._work = MEMORY * self._work + work
+    self._step = step
+    left = self._work_until[-1] - self._work_until[step]
+    return float(self._seconds / self._work * left)
+
+
+class RunReport(contextlib.AbstractContextManager):
+  """The record of a run, on disk and on the screen.
+
+  A resumed run (`start_step` > 0) keeps the entries up to its checkpoint, and
+  drops later ones, which it will write again. A new run starts an empty record.
+
+  Args:
+    model_dir: the run's folder; created if missing.
+    total_steps: steps of the whole run.
+    start_step: step of the checkpoint that the run resumes from, or 0.
+    boundaries: steps at which a new stage begins, ascending, without 0.
+    expected_lengths: [total_steps], expected path length of each step, to
+      predict the time left; None takes all steps to be equally long.
+
+  Raises:
+    ValueError: `expected_lengths` has the wrong shape, or the record of an
+      earlier process is damaged before its last line.
+  """
+
+  def __init__(
+    self,
+    model_dir: str | os.PathLike[str],
+    *,
+    total_steps: int,
+    start_step: int,
+    boundaries: Sequence[int],
+    expected_lengths: np.ndarray | None = None,
+  ):
+    if expected_lengths is None:
+      expected_lengths = np.ones(total_steps)
+    if np.shape(expected_lengths) != (total_steps,):
+      raise ValueError(
+        f"expected_lengths has shape {np.shape(expected_lengths)}, expected one"
+        f" length for each of the {total_steps} steps."
+      )
+    self._model_dir = Path(model_dir)
+    self._total_steps = total_steps
+    self._start_step = start_step
+    self._boundaries = tuple(boundaries)
+    self._remaining = RemainingTime(expected_lengths, start_step)
+    self._evaluated: set[tuple[int, int | str]] = set()
+    self._eval_loss: float | None = None
+    self._model_dir.mkdir(parents=True, exist_ok=True)
+    self._go_back_to(start_step)
+
+  def _go_back_to(self, start_step: int) -> None:
+    entries = run_files.read_metrics(self._model_dir) if start_step else []
+    entries = [entry for entry in entries if entry["step"] <= start_step]
+    for entry in entries:
+      if entry["split"] == "eval":
+        self._evaluated.add((entry["step"], entry["layers"]))
+        if entry["layers"] == "full":
+          self._eval_loss = entry["loss"]
+    lines = [json.dumps(entry) + "\n" for entry in entries]
+    self._replace(run_files.METRICS_FILE, "".join(lines))
+
+  def __enter__(self) -> "RunReport":
+    from tensorboardX import SummaryWriter
+
+    from tasks.progress import Progress
+
+    with contextlib.ExitStack() as stack:
+      path = self._model_dir / run_files.METRICS_FILE
+      self._metrics = stack.enter_context(path.open("a", encoding="utf-8"))
+      # TensorBoard hides what earlier processes wrote from this step on.
+      self._events = SummaryWriter(
+        str(self._model_dir / "tensorboard"),
+        purge_step=self._start_step + 1 if self._start_step else 0,
+        flush_secs=30,
+        # File names resolve seconds only: a quick restart would overwrite one.
+        filename_suffix=f".{self._start_step}",
+      )
+      stack.callback(self._events.close)
+      progress = Progress(self._total_steps, done=self._start_step)
+      self._progress = stack.enter_context(progress)
+      self._stack = stack.pop_all()
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self._stack.close()
+
+  def has_eval(self, step: int, layers: int | str = "full") -> bool:
+    """Whether the evaluation of `step` is already on record.
+
+    It is if the run stopped after saving the checkpoint of `step`, since that
+    follows the evaluation.
+    """
+    return (step, layers) in self._evaluated
+
+  def train(self, step: int, entry: Mapping[str, Any]) -> None:
+    """Records the steps since the last entry; `entry` has the fields above."""
+    self._write("train", "", {"split": "train", "step": step, **entry})
+    seconds_left = self._remaining.update(step, entry["step_seconds"])
+    speed = _shown(entry["tokens_per_second"], ",.0f")
+    status = (
+      f"stage {entry['stage']}/{len(self._boundaries) + 1}  "
+      f"path {entry['path_length']:4.1f}  "
+      f"loss {_shown(entry['loss'], '.4f'):>7}  "
+      f"eval {_shown(self._eval_loss, '.4f'):>7}  "
+      f"{speed:>9} tok/s  mfu {_shown(entry['mfu'], '.1%'):>5}"
+    )
+    self._progress.update(step, status, seconds_left)
+
+  def evaluation(
+    self, step: int, layers: int | str, losses: Mapping[str, Any]
+  ) -> None:
+    """Records an evaluation after `step` steps.
+
+    Args:
+      step: steps done.
+      layers: length of the evaluated path; "full" for the full model as the
+        last step trained it; "grown" for a stacked model just after growth.
+      losses: at least `loss` and `accuracy`.
+    """
+    suffix = f"_{layers}" if isinstance(layers, str) else f"_path_{layers}"
+    head = {"split": "eval", "step": step, "layers": layers}
+    self._write("eval", suffix, {**head, **losses})
+    self._evaluated.add((step, layers))
+    if isinstance(layers, str):
+      self._eval_loss = losses["loss"]
+      total = str(self._total_steps)
+      self.note(
+        f"step {step:>{len(total)}}/{total}  "
+        f"{layers + ' model':<14}loss {_shown(losses['loss'], '.4f'):>7}  "
+        f"accuracy {_shown(losses['accuracy'], '.4f')}"
+      )
+
+  def write_config(self, text: str) -> None:
+    """Writes config.gin, and prints what has changed in it."""
+    path = self._model_dir / "config.gin"
+    if path.exists():
+      old = path.read_text(encoding="utf-8").splitlines()
+      diff = difflib.unified_diff(old, text.splitlines(), n=0)
+      changes = [line for line in diff if re.match(r"[+-]\s*\w", line)]
+      if changes:
+        self.note("\n  ".join([f"{path} has changed:", *changes]))
+    self._replace(path.name, text)
+
+  def note(self, text: str) -> None:
+    """Prints a line without disturbing the progress bar."""
+    self._progress.note(text)
+
+  def write_page(self, file_name: str, page: str) -> None:
+    """Writes a page to the run's folder, and prints it."""
+    self._replace(file_name, page)
+    self.note(page)
+
+  def write_summary(self, summary: Mapping[str, Any]) -> None:
+    """Writes summary.json, and from it summary.md and curves.png.
+
+    Args:
+      summary: the fields listed in `run_files.py`, and any others.
+    """
+    text = json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n"
+    self._replace(run_files.SUMMARY_FILE, text)
+    draw_curves(self._model_dir)
+    write_summary_markdown(self._model_dir)
+
+  def _replace(self, file_name: str, text: str) -> None:
+    with replacing(self._model_dir / file_name) as partial:
+      partial.write_text(text, encoding="utf-8")
+
+  def _write(self, split: str, suffix: str, entry: Mapping[str, Any]) -> None:
+    entry = _plain(entry)
+    self._metrics.write(json.dumps(entry, allow_nan=False) + "\n")
+    self._metrics.flush()
+    for name, value in entry.items():
+      if isinstance(value, int | float) and name not in ("step", "layers"):
+        tag = f"{split}/{name}{suffix}"
+        self._events.add_scalar(tag, value, entry["step"])
+
+
+class SilentReport(contextlib.AbstractContextManager):
+  """The report of all processes but the first, which reports for all."""
+
+  def __exit__(self, *error: object) -> None:
+    pass
+
+  def has_eval(self, step: int, layers: int | str = "full") -> bool:
+    return False
+
+  def train(self, step: int, entry: Mapping[str, Any]) -> None:
+    pass
+
+  def evaluation(
+    self, step: int, layers: int | str, losses: Mapping[str, Any]
+  ) -> None:
+    pass
+
+  def note(self, text: str) -> None:
+    pass
+
+  def write_config(self, text: str) -> None:
+    pass
+
+  def write_page(self, file_name: str, page: str) -> None:
+    pass
+
+  def write_summary(self, summary: Mapping[str, Any]) -> None:
+    pass
+
+
+def _plain(value: Any) -> Any:
+  """The value as JSON types, with None for numbers that are not finite."""
+  if isinstance(value, Mapping):
+    return {key: _plain(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [_plain(item) for item in value]
+  if isinstance(value, np.ndarray | np.generic):
+    return _plain(value.tolist())
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
+
+
+def _shown(value: float | None, form: str) -> str:
+  return "n/a" if value is None else format(value, form)

@@ -1,0 +1,103 @@
+"""Reads the files of a run from which its page and picture are made.
+
+Each line of `metrics.jsonl` is an entry: see `report.py`. Fields of
+`summary.json`, among others:
+
+  final_eval_loss: held-out loss of the full model after the last step
+  unigram_loss: loss of always predicting token frequencies; may be null
+  flop_factor_nominal, flop_factor_spent: FLOPs of running all layers in every
+    step, over the run's FLOPs as planned and as spent
+  train_seconds, steps, parameters, num_layers, date, hardware
+  versions: of Python and the main packages
+  boundaries: steps at which a new stage begins, ascending, without 0
+  stage_path_lengths: mean expected path length of each stage
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+METRICS_FILE = "metrics.jsonl"
+SUMMARY_FILE = "summary.json"
+
+Entry: TypeAlias = dict[str, Any]
+
+
+def read_metrics(model_dir: str | os.PathLike[str]) -> list[Entry]:
+  """Reads the entries of metrics.jsonl; [] if the file does not exist.
+
+  A last line that is not JSON was cut off when the process was killed, and is
+  ignored.
+
+  Raises:
+    ValueError: another line is not JSON.
+  """
+  path = Path(model_dir) / METRICS_FILE
+  lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+  entries = []
+  for number, line in enumerate(lines, start=1):
+    try:
+      entries.append(json.loads(line))
+    except json.JSONDecodeError as error:
+      if number < len(lines):
+        raise ValueError(
+          f"{path}:{number} is not JSON, expected one entry per line: {line!r}"
+        ) from error
+  return entries
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSeries:
+  """The series of a run. Losses that were not finite are NaN.
+
+  Attributes:
+    summary: the fields of summary.json.
+    steps: steps of the training entries.
+    losses: training losses at `steps`.
+    flops: training FLOPs until step 0, then until each of `steps`.
+    full: held-out loss of the full model, by step.
+    by_length: last held-out losses, by number of layers.
+  """
+
+  summary: dict[str, Any]
+  steps: Float[np.ndarray, "n"]
+  losses: Float[np.ndarray, "n"]
+  flops: Float[np.ndarray, "n + 1"]
+  full: dict[int, float]
+  by_length: dict[int, float]
+
+  def flops_at(self, steps: Float[np.ndarray, "m"]) -> Float[np.ndarray, "m"]:
+    """FLOPs until `steps`, interpolated between training entries."""
+    return np.interp(steps, np.append(0, self.steps), self.flops)
+
+
+def read_run(model_dir: str | os.PathLike[str]) -> RunSeries:
+  """Reads the files of a completed run."""
+  text = (Path(model_dir) / SUMMARY_FILE).read_text(encoding="utf-8")
+  summary = json.loads(text)
+  entries = read_metrics(model_dir)
+  train = [entry for entry in entries if entry["split"] == "train"]
+  evals = [entry for entry in entries if entry["split"] == "eval"]
+  for entry in train + evals:
+    entry["loss"] = np.nan if entry["loss"] is None else entry["loss"]
+  full = {
+    entry["step"]: entry["loss"] for entry in evals if entry["layers"] == "full"
+  }
+  paths = [entry for entry in evals if not isinstance(entry["layers"], str)]
+  last = max((entry["step"] for entry in paths), default=0)
+  by_length = {e["layers"]: e["loss"] for e in paths if e["step"] == last}
+  if full:
+    by_length[summary["num_layers"]] = full[max(full)]
+  return RunSeries(
+    summary=summary,
+    steps=np.array([entry["step"] for entry in train], float),
+    losses=np.array([entry["loss"] for entry in train], float),
+    flops=np.array([0, *(entry["flops"] for entry in train)], float),
+    full=dict(sorted(full.items())),
+    by_length=dict(sorted(by_length.items())),
+  )

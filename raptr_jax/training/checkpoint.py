@@ -1,0 +1,152 @@
+"""Checkpoints of a run: its state, and its progress through the data.
+
+A run starts from the first of these that exists:
+  1. the latest checkpoint in its own folder;
+  2. the parameters of an initial checkpoint, with a fresh optimizer at step 0;
+  3. fresh parameters.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import orbax.checkpoint as ocp
+
+from raptr_jax.contracts import Params
+from raptr_jax.training.state import Progress, TrainState
+
+FOLDER = "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpointer:
+  """When to save checkpoints, how many to keep, and what to start from.
+
+  Attributes:
+    period: steps between two saves; the last step is always saved.
+    keep: number of latest checkpoints to keep.
+    initial_checkpoint: model directory of another run to take parameters from.
+  """
+
+  period: int
+  keep: int = 3
+  initial_checkpoint: str | None = None
+
+  def __post_init__(self) -> None:
+    if self.period < 1 or self.keep < 1:
+      raise ValueError(
+        f"Checkpointer.period = {self.period} (CHECKPOINT_PERIOD) and"
+        f" Checkpointer.keep = {self.keep}, expected at least 1."
+      )
+
+  def open(self, model_dir: str | Path) -> "CheckpointFolder":
+    """The checkpoints of the run in this folder."""
+    return CheckpointFolder(self, Path(model_dir))
+
+
+class CheckpointFolder:
+  """The checkpoints of one run; a context manager that waits for saves."""
+
+  def __init__(self, config: Checkpointer, model_dir: Path):
+    self._config = config
+    self._manager = _writer(model_dir, config.keep)
+
+  def __enter__(self) -> "CheckpointFolder":
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    self._manager.close()
+
+  def due(self, step: int) -> bool:
+    """Whether to save after `step` steps."""
+    return step > 0 and step % self._config.period == 0
+
+  def latest_step(self) -> int | None:
+    """Step of the latest checkpoint; None if there is none.
+
+    Reads the folder: after a failed save, a cached list would be wrong.
+    """
+    self._manager.wait_until_finished()
+    self._manager.reload()
+    return max(self._manager.all_steps(), default=None)
+
+  def save(self, state: TrainState, step: int, progress: Progress) -> None:
+    """Begins to save; does nothing if this step is saved already."""
+    if step == self.latest_step():
+      return
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        progress=ocp.args.JsonSave(progress),
+      ),
+      force=True,
+    )
+
+  def restore(self, abstract_state: TrainState) -> tuple[TrainState, Progress]:
+    """The latest state, placed like `abstract_state`, and its progress."""
+    restored = self._manager.restore(
+      self.latest_step(),
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract_state),
+        progress=ocp.args.JsonRestore(),
+      ),
+    )
+    return restored["state"], restored["progress"]
+
+  def restore_initial(self, abstract_params: Params) -> Params | None:
+    """Parameters of the initial checkpoint; None if none is configured.
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint in that folder.
+    """
+    folder = self._config.initial_checkpoint
+    if folder is None:
+      return None
+    found = restore_params(folder, abstract_params)
+    if found is None:
+      raise FileNotFoundError(
+        f"Checkpointer.initial_checkpoint = '{folder}' has no checkpoints:"
+        " expected the MODEL_DIR of another run."
+      )
+    return found[0]
+
+
+def restore_params(
+  model_dir: str | Path, abstract_params: Params
+) -> tuple[Params, int] | None:
+  """The latest parameters of a run, without its optimizer state.
+
+  Args:
+    model_dir: folder of the run.
+    abstract_params: shapes, types and placement of its parameters.
+
+  Returns:
+    Parameters, and their step; None if there is no checkpoint.
+  """
+  with _reader(Path(model_dir)) as manager:
+    step = max(manager.all_steps(), default=None)
+    if step is None:
+      return None
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract_params)
+    args = ocp.args.PyTreeRestore(
+      {"params": abstract_params},
+      restore_args={"params": restore_args},
+      partial_restore=True,
+    )
+    restored = manager.restore(step, args=ocp.args.Composite(state=args))
+    return restored["state"]["params"], step
+
+
+def _writer(model_dir: Path, max_to_keep: int) -> ocp.CheckpointManager:
+  options = ocp.CheckpointManagerOptions(
+    max_to_keep=max_to_keep, enable_async_checkpointing=True
+  )
+  return ocp.CheckpointManager((model_dir / FOLDER).resolve(), options=options)
+
+
+def _reader(model_dir: Path) -> ocp.CheckpointManager:
+  # Orbax warns about these options unless they agree with `read_only`.
+  options = ocp.CheckpointManagerOptions(
+    read_only=True, create=False, save_interval_steps=0
+  )
+  return ocp.CheckpointManager((model_dir / FOLDER).resolve(), options=options)

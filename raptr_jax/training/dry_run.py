@@ -1,0 +1,121 @@
+"""Prints what a run would do and cost; reads no data and trains nothing."""
+
+import numpy as np
+from jaxtyping import Float
+from rich.console import Console
+from rich.table import Table
+
+from raptr_jax.methods.draws import as_executed, lowest_layers
+from raptr_jax.training import setup
+from raptr_jax.training.compiled_steps import abstract_draws
+from raptr_jax.training.experiment import Experiment
+from raptr_jax.training.plan import Plan, make_plan
+from raptr_jax.training.state import TrainState
+
+
+def print_plan(experiment: Experiment) -> None:
+  """Prints parameters, stages, FLOPs, memory, tokens and epochs of a run."""
+  console = Console(highlight=False, soft_wrap=True)
+  plan = make_plan(experiment)
+  abstract = setup.abstract_state(experiment)
+  dense_step = plan.step_flops.step(plan.stacks)
+  facts = {
+    "parameters": f"{setup.parameter_count(abstract):,}",
+    "FLOPs of a dense step": f"{dense_step:.4g}",
+    "FLOPs of the run": f"{plan.flops_spent(plan.total_steps):.4g}"
+    f" (dense: {plan.dense_flops:.4g})",
+    "FLOP factor over dense, blocks": f"{plan.flop_factor_nominal:.3f} nominal,"
+    f" {plan.flop_factor_spent:.3f} with this seed's draws",
+    "FLOP factor, embeddings and head too": f"{plan.flop_factor_whole_step:.3f}",
+    "solved for the FLOP factor": _solved_for(experiment),
+    "tokens": f"{plan.total_steps * plan.batch_tokens:,}"
+    f" ({plan.batch_tokens:,} a step)",
+    "epochs": _epochs(experiment),
+  }
+  for name, value in facts.items():
+    console.print(f"{name:<44}{value}")
+  console.print(_stage_table(plan))
+  console.print("compiling the step ...")
+  for name, figure in _memory(experiment, plan, abstract).items():
+    console.print(f"{name:<44}{figure}")
+
+
+def _solved_for(experiment: Experiment) -> str:
+  """The method's free number, if a FLOP factor has decided it."""
+  solved_for = experiment.solved_for.items()
+  return ", ".join(f"{name} = {value:.4g}" for name, value in solved_for) or "-"
+
+
+def _epochs(experiment: Experiment) -> str:
+  size = experiment.train_dataset.num_examples
+  if size is None:
+    return "unknown: the data is streamed, or not prepared yet"
+  examples = experiment.total_steps * experiment.train_dataset.batch_size
+  return f"{examples / size:.2f} of {size:,} examples"
+
+
+def _stage_table(plan: Plan) -> Table:
+  caption = " / ".join(plan.stacks) if len(plan.stacks) > 1 else None
+  table = Table(
+    "stage",
+    "from step",
+    "steps",
+    "p",
+    "path length",
+    "FLOPs a step",
+    caption=caption,
+  )
+  for column in table.columns[1:]:
+    column.justify = "right"
+  for stage, (start, steps, lengths) in enumerate(plan.stage_table(), 1):
+    chances = (
+      x[start : start + steps] for x in plan.keep_probabilities.values()
+    )
+    table.add_row(
+      str(stage),
+      f"{start:,}",
+      f"{steps:,}",
+      " / ".join(map(_probability, chances)),
+      " / ".join(f"{length:.2f}" for length in lengths.values()),
+      f"{plan.step_flops.step(lengths):.4g}",
+    )
+  return table
+
+
+def _probability(keep_probabilities: Float[np.ndarray, "n L"]) -> str:
+  """Probability to run, of the layers that do not always or never run."""
+  chance = (keep_probabilities > 0) & (keep_probabilities < 1)
+  free = np.unique(np.round(keep_probabilities[chance], 4))
+  if free.size == 0:
+    return "1"
+  return " - ".join(f"{p:.4g}" for p in np.unique(free[[0, -1]]))
+
+
+def _memory(
+  experiment: Experiment, plan: Plan, abstract: TrainState
+) -> dict[str, str]:
+  """XLA's memory figures of a step, for the shortest and the full path."""
+  shortest = int(plan.draws.path_lengths.argmin())
+  stack_lengths = plan.draws.stack_lengths.items()
+  lengths = {name: int(x[shortest]) for name, x in stack_lengths}
+  if experiment.execution == "cond":
+    cases = {"any path": plan.stacks}
+  else:  # One case if all paths are full.
+    cases = {"shortest path": lengths, "full path": plan.stacks}
+    if lengths == plan.stacks:
+      del cases["shortest path"]
+  step = setup.jitted_step(experiment, abstract)
+  batch = setup.abstract_batch(experiment)
+  figures = {}
+  for name, kept in cases.items():
+    draws = as_executed(lowest_layers(kept, plan.stacks), experiment.execution)
+    draws = abstract_draws(draws, experiment.partitioner.replicated)
+    memory = step.lower(abstract, batch, draws).compile().memory_analysis()
+    if memory is None:  # Some backends do not tell.
+      continue
+    layers = sum(kept.values())
+    figures[f"memory of a step, {name} ({layers} layers)"] = (
+      f"{memory.temp_size_in_bytes / 2**20:,.0f} MiB temporary,"
+      f" {memory.argument_size_in_bytes / 2**20:,.0f} MiB state and batch"
+    )
+  return figures

@@ -1,0 +1,208 @@
+"""The parts of a run: built objects, checked against one another."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeVar, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from raptr_jax.contracts import Dataset, Model, Params, Policy
+from raptr_jax.methods.draws import EXECUTIONS
+from raptr_jax.methods.growth import GrowthPlan
+from raptr_jax.training.checkpoint import Checkpointer
+from raptr_jax.training.optim import Optimizer
+from raptr_jax.training.partitioning import Partitioner
+
+Part = TypeVar("Part")
+
+
+@runtime_checkable
+class AtEnd(Protocol):
+  """A task for the trained model at the end of a run.
+
+  Attributes:
+    file_name: of the page that it leaves in the run's folder; the run is not
+      complete without it.
+  """
+
+  @property
+  def file_name(self) -> str: ...
+
+  def open(self) -> None:
+    """Raises, before training, any error that would otherwise come after it."""
+
+  def __call__(
+    self, model: Model, params: Params, partitioner: Partitioner
+  ) -> str:
+    """The page, as Markdown."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+  """A run, ready to be planned or trained.
+
+  Attributes:
+    model: what is trained.
+    policy: which of its layers run in a step: one policy for all stacks, which
+      still draw independently, or a mapping with one for each.
+    growth: how a stacked model grows, for all stacks or by stack; None for a
+      model that does not grow.
+    train_dataset: batches to learn from.
+    eval_dataset: held-out batches.
+    optimizer: updates the parameters.
+    partitioner: places arrays on devices.
+    checkpointer: when to save and what to start from.
+    model_dir: folder of everything that the run writes.
+    total_steps: length of the run.
+    execution: "gather" (fast) or "cond" (one program), see `masked_stack.py`.
+    random_seed: of parameters, draws and dropout.
+    eval_period: steps between evaluations of the full model.
+    num_eval_batches: size of the held-out sample.
+    report_period: steps between entries of training metrics.
+    num_microbatches: parts of a batch whose gradients are accumulated.
+    at_end: called with the trained model, in this order.
+  """
+
+  model: Model
+  policy: Policy | Mapping[str, Policy]
+  train_dataset: Dataset
+  eval_dataset: Dataset
+  optimizer: Optimizer
+  partitioner: Partitioner
+  checkpointer: Checkpointer
+  model_dir: str
+  total_steps: int
+  random_seed: int
+  eval_period: int
+  num_eval_batches: int
+  execution: str = "gather"
+  report_period: int = 10
+  num_microbatches: int = 1
+  growth: GrowthPlan | Mapping[str, GrowthPlan] | None = None
+  at_end: Sequence[AtEnd] = ()
+
+  def __post_init__(self) -> None:
+    if self.execution not in EXECUTIONS:
+      raise ValueError(
+        f"EXECUTION = {self.execution!r}, expected one of {EXECUTIONS}."
+      )
+    for name, policy in self.policies.items():
+      if self.model.stacks[name] != policy.num_layers:
+        raise ValueError(
+          f"The model's {name} has {self.model.stacks[name]} layers, but the"
+          f" method is for {policy.num_layers}: set NUM_LAYERS (or that of the"
+          " stack, such as ENCODER_LAYERS) for both."
+        )
+    for name, growth in self.growths.items():
+      self._check_growth(growth, self.policies[name])
+    for name in (
+      "total_steps",
+      "eval_period",
+      "num_eval_batches",
+      "report_period",
+      "num_microbatches",
+    ):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f"Experiment.{name} = {getattr(self, name)}, expected at least 1."
+        )
+    if self.boundaries and self.boundaries[-1] >= self.total_steps:
+      raise ValueError(
+        f"The last stage begins at step {self.boundaries[-1]}, but the"
+        f" run ends at step {self.total_steps}: use TRAIN_STEPS for both."
+      )
+    shards = self.num_microbatches * self.partitioner.mesh.shape["data"]
+    if self.train_dataset.batch_size % shards:
+      raise ValueError(
+        f"BATCH_SIZE = {self.train_dataset.batch_size}, expected a multiple of"
+        f" {shards}: Experiment.num_microbatches = {self.num_microbatches} on"
+        f" {shards // self.num_microbatches} data-parallel devices."
+      )
+
+  @functools.cached_property
+  def policies(self) -> dict[str, Policy]:
+    """The policy of each stack."""
+    return self._by_stack("POLICY", self.policy)
+
+  @functools.cached_property
+  def growths(self) -> dict[str, GrowthPlan]:
+    """How each stack grows; empty if none does."""
+    if self.growth is None:
+      return {}
+    return self._by_stack("GROWTH", self.growth)
+
+  @property
+  def boundaries(self) -> tuple[int, ...]:
+    """Steps at which a stage of any stack begins, but for step 0."""
+    steps = (set(policy.boundaries) for policy in self.policies.values())
+    return tuple(sorted(set().union(*steps)))
+
+  @property
+  def solved_for(self) -> dict[str, float]:
+    """Numbers that a FLOP factor determined, by name."""
+    if not isinstance(self.policy, Mapping):
+      return dict(self.policy.solved_for)
+    return {
+      f"{stack}, {name}": value
+      for stack, policy in self.policies.items()
+      for name, value in policy.solved_for.items()
+    }
+
+  def depths(self, step: int) -> dict[str, int]:
+    """Layers that each stack has in a step: all, unless it is still growing."""
+    return dict(self.model.stacks) | {
+      name: growth.num_layers(step) for name, growth in self.growths.items()
+    }
+
+  def _by_stack(
+    self, macro: str, part: Part | Mapping[str, Part]
+  ) -> dict[str, Part]:
+    if not isinstance(part, Mapping):
+      return dict.fromkeys(self.model.stacks, part)
+    if set(part) != set(self.model.stacks):
+      raise ValueError(
+        f"{macro} is for the stacks {sorted(part)}, but the model has"
+        f" {sorted(self.model.stacks)}: give one for each stack, or one for all."
+      )
+    return {name: part[name] for name in self.model.stacks}
+
+  def _check_growth(self, growth: GrowthPlan, policy: Policy) -> None:
+    """Raises a ValueError unless the method trains the layers that exist."""
+    boundaries = growth.schedule.boundaries
+    if boundaries != policy.boundaries:
+      raise ValueError(
+        f"The model grows at steps {boundaries}, but the stages of the method"
+        f" begin at {policy.boundaries}: use one SCHEDULE for POLICY and"
+        " GROWTH."
+      )
+    for step in (0, *boundaries):
+      grown = np.arange(policy.num_layers) < growth.num_layers(step)
+      if not np.array_equal(
+        policy.keep_probabilities(jnp.asarray(step)), grown
+      ):
+        raise ValueError(
+          f"In step {step} the method does not train the layers that the model"
+          " has grown to: use POLICY = @policies.stacked() with GROWTH."
+        )
+
+  def open(self) -> None:
+    """Opens the data, and whatever runs at the end.
+
+    Raises:
+      FileNotFoundError: if the data is not prepared.
+      ValueError: if the data does not fit the task.
+    """
+    self.train_dataset.open()
+    self.eval_dataset.open()
+    for end in self.at_end:
+      end.open()
+
+  def keys(self) -> dict[str, Key[Array, ""]]:
+    """Independent keys for everything random except the data."""
+    names = ("params", "draw", "dropout", "eval")
+    keys = jax.random.split(jax.random.key(self.random_seed), len(names))
+    return dict(zip(names, keys))

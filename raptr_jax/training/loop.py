@@ -1,0 +1,210 @@
+"""The training loop: what happens in which order, and why."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.stages import Wrapped
+
+from raptr_jax.methods.growth import row_moves
+from raptr_jax.reports.report import RunReport, SilentReport
+from raptr_jax.training import setup
+from raptr_jax.training.checkpoint import CheckpointFolder
+from raptr_jax.training.compiled_steps import CompiledSteps
+from raptr_jax.training.experiment import Experiment
+from raptr_jax.training.held_out import HeldOutEvaluator, held_out_evaluator
+from raptr_jax.training.plan import Plan, make_plan
+from raptr_jax.training.recorder import Recorder, Report
+from raptr_jax.training.signals import stop_signals
+from raptr_jax.training.state import TrainState
+from raptr_jax.training.summary import Summary, finish, finished_summary
+
+
+def train(experiment: Experiment, config: str = "") -> Summary | None:
+  """Trains to the end, from the latest checkpoint in the run's folder.
+
+  On a CPU, a run that was stopped and started again ends bit-identically to one
+  that never stopped.
+
+  Args:
+    experiment: the run.
+    config: text that describes it, kept in its folder.
+
+  Returns:
+    The run's summary; None if SIGTERM or SIGINT stopped the run, which then
+    has saved a checkpoint.
+
+  Raises:
+    FileExistsError: if the folder has a checkpoint past the run's end.
+    FileNotFoundError: if the configured initial checkpoint does not exist.
+    FloatingPointError: if a loss or a gradient is not finite.
+  """
+  with contextlib.ExitStack() as stack:
+    open_folder = experiment.checkpointer.open(experiment.model_dir)
+    checkpoints = stack.enter_context(open_folder)
+    start = checkpoints.latest_step() or 0
+    if (summary := finished_summary(experiment, start)) is not None:
+      return summary
+
+    plan, evaluator = make_plan(experiment), held_out_evaluator(experiment)
+    report = stack.enter_context(_report(experiment, plan, start))
+    report.write_config(config)
+    loop, state = _assemble(
+      experiment, plan, report, evaluator=evaluator, checkpoints=checkpoints
+    )
+    stack.enter_context(loop.compiled)
+    stops = stack.enter_context(stop_signals())
+    state, step = loop.run(state, start, stops)
+    if step < experiment.total_steps:
+      report.note(f"stopped after step {step}: run it again to resume")
+      return None
+    return finish(experiment, loop.evaluator, loop.recorder, state)
+
+
+def _report(experiment: Experiment, plan: Plan, start: int) -> Report:
+  """The report of the run, which the first process writes for all."""
+  if jax.process_index() != 0:
+    return SilentReport()
+  return RunReport(
+    experiment.model_dir,
+    total_steps=plan.total_steps,
+    start_step=start,
+    boundaries=plan.boundaries,
+    expected_lengths=plan.draws.path_lengths.astype(np.float64),
+  )
+
+
+def _assemble(
+  experiment: Experiment,
+  plan: Plan,
+  report: Report,
+  *,
+  evaluator: HeldOutEvaluator,
+  checkpoints: CheckpointFolder,
+) -> tuple["_Loop", TrainState]:
+  """The loop of a run, and the state that it starts from."""
+  start = checkpoints.latest_step() or 0
+  abstract = setup.abstract_state(experiment)
+  state, progress = setup.initial_state(
+    experiment, checkpoints, abstract, report.note
+  )
+  recorder = Recorder.resume(
+    plan,
+    report,
+    period=experiment.report_period,
+    start=start,
+    progress=progress,
+  )
+  compiled = CompiledSteps(
+    setup.jitted_step(experiment, abstract),
+    abstract,
+    setup.abstract_batch(experiment),
+    plan.draws,
+    start=start,
+    partitioner=experiment.partitioner,
+  )
+  loop = _Loop(
+    experiment=experiment,
+    checkpoints=checkpoints,
+    evaluator=evaluator,
+    recorder=recorder,
+    compiled=compiled,
+    grow=setup.jitted_grow(abstract),
+    examples=progress.get("examples", 0),
+  )
+  return loop, state
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Loop:
+  """The parts of a running loop.
+
+  Attributes:
+    experiment: the run.
+    checkpoints: where its state is saved.
+    evaluator: of the model on held-out batches.
+    recorder: of metrics and seconds.
+    compiled: the programs of its steps.
+    grow: see `setup.jitted_grow`.
+    examples: training examples consumed so far.
+  """
+
+  experiment: Experiment
+  checkpoints: CheckpointFolder
+  evaluator: HeldOutEvaluator
+  recorder: Recorder
+  compiled: CompiledSteps
+  grow: Wrapped
+  examples: int
+
+  def run(
+    self, state: TrainState, start: int, stops: Callable[[int], bool]
+  ) -> tuple[TrainState, int]:
+    """Runs steps `start`, `start + 1`, ... until the end or a stop.
+
+    Returns the state, and the number of steps done.
+    """
+    total_steps = self.experiment.total_steps
+    dataset = self.experiment.train_dataset
+    batches = dataset.batches(self.examples // dataset.batch_size)
+    for step in range(start, total_steps):
+      # The entry of the steps so far comes first, since evaluation and
+      # checkpoint wait for the device anyway. Evaluation comes before the
+      # checkpoint, so that a run that resumes from it need not repeat it.
+      stopping = stops(step)
+      saving = self.checkpoints.due(step) or stopping
+      if step > start and (saving or self.evaluator.due(step)):
+        self.recorder.write_steps(step)
+        if self.evaluator.due(step):
+          self._evaluate(state, step, "full", depth_of_step=step - 1)
+        if saving:
+          self._save(state, step)
+        if stopping:
+          return state, step
+      state = self._grown(state, step)
+      batch = self.experiment.partitioner.put_batch(next(batches))
+      if not self.compiled.ready(step):
+        with self.recorder.paused():
+          self.compiled.program(step)
+      state, metrics = self.compiled(step, state, batch)
+      # The host waits for earlier metrics only now that the device is busy, so
+      # that the device never waits for the host.
+      self.recorder.write_steps(step)
+      self.recorder.add(step, metrics)
+      self.examples += dataset.batch_size
+    self.recorder.write_steps(total_steps)
+    if start < total_steps:
+      self._save(state, total_steps)
+    return state, total_steps
+
+  def _grown(self, state: TrainState, step: int) -> TrainState:
+    """The state with which `step` begins; a stacked model may grow.
+
+    A checkpoint of `step` is from before, and a run that resumes grows again.
+    """
+    sources, resets = row_moves(self.experiment.growths, step)
+    if not sources:
+      return state
+    put = self.experiment.partitioner.put_replicated
+    with self.recorder.paused():
+      state = self.grow(state, put(sources), put(resets))
+    self._evaluate(state, step, "grown", depth_of_step=step)
+    return state
+
+  def _evaluate(
+    self, state: TrainState, step: int, layers: str, *, depth_of_step: int
+  ) -> None:
+    """Evaluates all layers that the model has in step `depth_of_step`."""
+    with self.recorder.paused():
+      depths = self.experiment.depths(depth_of_step)
+      losses = self.evaluator.full(state.params, depths)
+      self.recorder.write_evaluation(step, layers, losses)
+
+  def _save(self, state: TrainState, step: int) -> None:
+    """Begins to save a checkpoint."""
+    self.recorder.check_finite(step)
+    with self.recorder.paused():
+      progress = self.recorder.progress() | {"examples": self.examples}
+      self.checkpoints.save(state, step, progress)

@@ -1,0 +1,101 @@
+"""Turns the sums of single steps into entries of a report."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int, Shaped
+
+from raptr_jax.contracts import Metrics
+
+
+class IntervalMeter:
+  """Sums metrics from one entry of the report to the next.
+
+  Values stay on the device until they are asked for, so that the device never
+  waits for the host. The sums of an unfinished interval are part of a
+  checkpoint: a resumed run reports the same means.
+  """
+
+  def __init__(self, sums: Mapping[str, float]):
+    self._sums = dict(sums)
+    self._pending: list[dict[str, Array | int]] = []
+
+  def add(self, metrics: Metrics, path_length: int) -> None:
+    """Takes a step's metrics without waiting for them."""
+    self._pending.append(metrics | {"path_length": path_length, "steps": 1})
+
+  def sums(self) -> dict[str, float]:
+    """All sums of the interval so far; waits for its steps.
+
+    A copy, which a checkpoint writes in the background while training goes on.
+    """
+    for metrics in jax.device_get(self._pending):
+      for name, value in metrics.items():
+        self._sums[name] = self._sums.get(name, 0.0) + float(value)
+    self._pending.clear()
+    return dict(self._sums)
+
+  def close(self) -> dict[str, float]:
+    """Ends the interval; waits for its steps, and returns their means."""
+    sums = self.sums()
+    self._sums = {}
+    return {
+      "loss": sums["loss"] / max(sums["weight"], 1.0),
+      "accuracy": sums["accuracy"] / max(sums["weight"], 1.0),
+      "grad_norm": sums["grad_norm"] / sums["steps"],
+      "path_length": sums["path_length"] / sums["steps"],
+      "steps": sums["steps"],
+    }
+
+
+class Stopwatch:
+  """Seconds spent on training steps, without other work.
+
+  Both figures continue those of earlier processes of the run.
+
+  Attributes:
+    seconds: up to the last lap or pause.
+    lap_seconds: likewise, since the last lap.
+  """
+
+  def __init__(self, seconds: float, lap_seconds: float):
+    self.seconds = seconds
+    self.lap_seconds = lap_seconds
+    self._since = time.monotonic()
+
+  def _count(self) -> None:
+    now = time.monotonic()
+    self.seconds += now - self._since
+    self.lap_seconds += now - self._since
+    self._since = now
+
+  @contextmanager
+  def paused(self) -> Iterator[None]:
+    """Stops the clock inside this context."""
+    self._count()
+    yield
+    self._since = time.monotonic()
+
+  def lap(self) -> float:
+    """Seconds since the last lap; begins a new lap."""
+    self._count()
+    lap, self.lap_seconds = self.lap_seconds, 0.0
+    return lap
+
+
+def unigram_loss(
+  counts: Shaped[np.ndarray, "V"],
+  targets: Int[np.ndarray, "*batch"],
+  weights: Float[np.ndarray, "*batch"],
+) -> float:
+  """Cross entropy, in nats, of predicting targets by their training frequency.
+
+  A model that ignores context reaches this loss. Counts are raised by one, so
+  that tokens missing from the training text have a probability.
+  """
+  smoothed = counts.astype(np.float64) + 1
+  log_probabilities = np.log(smoothed / smoothed.sum())
+  return float(-(log_probabilities[targets] * weights).sum() / weights.sum())

@@ -1,0 +1,105 @@
+"""Places arrays on devices, by the logical names of their axes.
+
+Parameters name their axes (`embed`, `heads`, `mlp`, `vocab`, `layers`, ...), and
+rules map these names to axes of the mesh. Batches are split over `data`; every
+shard of a batch runs the same draw of layers.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree, Shaped
+
+from raptr_jax.contracts import Batch, DeviceBatch
+
+# Tensor parallelism over heads, MLP units and vocabulary; axes of other names
+# are not split.
+RULES = (("heads", "model"), ("mlp", "model"), ("vocab", "model"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Partitioner:
+  """Places states and batches on the devices of all hosts.
+
+  Attributes:
+    model_shards: number of devices that share one copy of the parameters; the
+      copies share the batch.
+    rules: pairs (logical axis, mesh axis).
+  """
+
+  model_shards: int = 1
+  rules: Sequence[tuple[str, str | None]] = RULES
+
+  def __post_init__(self) -> None:
+    if jax.device_count() % self.model_shards:
+      raise ValueError(
+        f"Partitioner.model_shards = {self.model_shards}, expected a divisor of"
+        f" the {jax.device_count()} devices."
+      )
+    if jax.device_count() // self.model_shards % jax.process_count():
+      raise ValueError(
+        f"Partitioner.model_shards = {self.model_shards} spreads one copy of"
+        f" the parameters over several of the {jax.process_count()} hosts, but"
+        " each host reads its own part of a batch: set at most"
+        f" {jax.local_device_count()}."
+      )
+
+  @property
+  def mesh(self) -> Mesh:
+    shape = (jax.device_count() // self.model_shards, self.model_shards)
+    return jax.make_mesh(
+      shape, ("data", "model"), (jax.sharding.AxisType.Auto,) * 2
+    )
+
+  @property
+  def replicated(self) -> NamedSharding:
+    return NamedSharding(self.mesh, PartitionSpec())
+
+  @property
+  def batch_sharding(self) -> NamedSharding:
+    return NamedSharding(self.mesh, PartitionSpec("data"))
+
+  def state_sharding(self, boxed_state: PyTree) -> PyTree:
+    """Shardings of a state whose leaves are boxed with axis names."""
+    specs = nn.get_partition_spec(boxed_state)
+    return nn.logical_to_mesh_sharding(specs, self.mesh, self.rules)
+
+  def put_batch(self, batch: Batch) -> DeviceBatch:
+    """Global arrays [B, ...] from this host's part of a batch."""
+    return {
+      name: jax.make_array_from_process_local_data(self.batch_sharding, x)
+      for name, x in batch.items()
+    }
+
+  def put_replicated(self, tree: PyTree) -> PyTree:
+    """Copies NumPy arrays to every device."""
+    return _put(tree, self.replicated)
+
+  def put_split(self, tree: PyTree) -> PyTree:
+    """Splits NumPy arrays [B, ...], whole on every host, like a batch."""
+    return _put(tree, self.batch_sharding)
+
+  def fetch(self, tree: PyTree) -> PyTree:
+    """Gathers global arrays into NumPy arrays on every host."""
+    gather = jax.jit(_same, out_shardings=self.replicated)
+    return jax.tree.map(np.asarray, gather(tree))
+
+
+def _same(tree: PyTree) -> PyTree:
+  # At module level, so that jit finds its compiled program again.
+  return tree
+
+
+def _put(tree: PyTree, sharding: NamedSharding) -> PyTree:
+  def put(x: Shaped[Array | np.ndarray, "..."]) -> Shaped[Array, "..."]:
+    # Unlike `device_put`, this does not make the hosts compare their values.
+    local = np.asarray(x)
+    return jax.make_array_from_callback(
+      local.shape, sharding, lambda index: local[index]
+    )
+
+  return jax.tree.map(put, tree)

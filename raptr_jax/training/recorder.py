@@ -1,0 +1,131 @@
+"""What a run measures of itself: metrics of its steps, and time."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias
+
+import numpy as np
+
+from raptr_jax.contracts import Metrics
+from raptr_jax.models import flops
+from raptr_jax.reports.report import RunReport, SilentReport
+from raptr_jax.training.metrics import IntervalMeter, Stopwatch
+from raptr_jax.training.plan import Plan
+from raptr_jax.training.state import Progress
+
+Report: TypeAlias = RunReport | SilentReport
+
+
+@dataclasses.dataclass(kw_only=True)
+class Recorder:
+  """Turns the metrics of steps into entries of the report.
+
+  Attributes:
+    plan: of the run.
+    report: receives the entries.
+    period: steps between two entries of training metrics.
+    last_entry: step of the last entry.
+    meter: sums since then.
+    stopwatch: seconds of training, without other work.
+  """
+
+  plan: Plan
+  report: Report
+  period: int
+  last_entry: int
+  meter: IntervalMeter
+  stopwatch: Stopwatch
+
+  @classmethod
+  def resume(
+    cls,
+    plan: Plan,
+    report: Report,
+    *,
+    period: int,
+    start: int,
+    progress: Progress,
+  ) -> "Recorder":
+    """A recorder that continues at step `start` from `progress`."""
+    return cls(
+      plan=plan,
+      report=report,
+      period=period,
+      last_entry=start,
+      meter=IntervalMeter(progress.get("sums", {})),
+      stopwatch=Stopwatch(
+        progress.get("train_seconds", 0.0), progress.get("lap_seconds", 0.0)
+      ),
+    )
+
+  def progress(self) -> Progress:
+    """What `resume` needs; waits for the device."""
+    return {
+      "sums": self.meter.sums(),
+      "train_seconds": self.stopwatch.seconds,
+      "lap_seconds": self.stopwatch.lap_seconds,
+    }
+
+  def add(self, step: int, metrics: Metrics) -> None:
+    """Takes the metrics of a step without waiting for them."""
+    self.meter.add(metrics, int(self.plan.draws.path_lengths[step]))
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Excludes this context from the training time."""
+    self.meter.sums()  # The clock stops when the device is idle.
+    with self.stopwatch.paused():
+      yield
+
+  def write_steps(self, step: int) -> None:
+    """Writes an entry for the steps up to `step`, if it is due and missing.
+
+    Raises:
+      FloatingPointError: if a loss or a gradient among them is not finite.
+    """
+    due = step % self.period == 0 or step in (
+      *self.plan.boundaries,
+      self.plan.total_steps,
+    )
+    if step == self.last_entry or not due:
+      return
+    self.check_finite(step)
+    means = self.meter.close()
+    steps, seconds = means.pop("steps"), self.stopwatch.lap()
+    begun = self.plan.flops_spent(int(step - steps))
+    spent = self.plan.flops_spent(step)
+    entry = {
+      "learning_rate": float(self.plan.learning_rates[step - 1]),
+      "stage": int(self.plan.stages[step - 1]) + 1,
+      "flops": spent,
+      "tokens": step * self.plan.batch_tokens,
+      "tokens_per_second": steps * self.plan.batch_tokens / seconds,
+      "step_seconds": seconds / steps,
+      "mfu": flops.utilisation((spent - begun) / seconds),
+    }
+    self.report.train(step, means | entry)
+    self.last_entry = step
+
+  def write_evaluation(
+    self, step: int, layers: int | str, losses: Mapping[str, float]
+  ) -> None:
+    """Writes an evaluation after `step` steps, unless the report has it."""
+    if not self.report.has_eval(step, layers):
+      self.report.evaluation(step, layers, losses)
+
+  def check_finite(self, step: int) -> None:
+    """Prevents a checkpoint or an entry of a run that has diverged.
+
+    Raises:
+      FloatingPointError: if a loss or a gradient since the last entry is not
+        finite.
+    """
+    sums = self.meter.sums()
+    for name in ("loss", "grad_norm"):
+      if not np.isfinite(sums.get(name, 0.0)):
+        raise FloatingPointError(
+          f"{name} is not finite between steps {self.last_entry} and {step}."
+          " Try a lower --gin.LEARNING_RATE or more --gin.WARMUP_STEPS; the"
+          " checkpoints so far are sound, and the run resumes from the latest."
+        )

@@ -1,0 +1,111 @@
+"""The end of a run: its last evaluations, and `summary.json`."""
+
+import json
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from raptr_jax.reports.provenance import provenance
+from raptr_jax.reports.run_files import SUMMARY_FILE
+from raptr_jax.training.experiment import Experiment
+from raptr_jax.training.held_out import HeldOutEvaluator
+from raptr_jax.training.plan import Plan
+from raptr_jax.training.recorder import Recorder
+from raptr_jax.training.setup import parameter_count
+from raptr_jax.training.state import TrainState
+
+Summary: TypeAlias = dict[str, Any]  # What `summary.json` holds.
+
+
+def finished_summary(experiment: Experiment, start: int) -> Summary | None:
+  """The summary of a complete run; None if there is more to do.
+
+  Args:
+    experiment: the run.
+    start: step of its latest checkpoint.
+
+  Raises:
+    FileExistsError: if that step is past the run's end.
+  """
+  if start > experiment.total_steps:
+    raise FileExistsError(
+      f"MODEL_DIR = '{experiment.model_dir}' has a checkpoint of step {start},"
+      f" past TRAIN_STEPS = {experiment.total_steps}: set more steps, or"
+      " another folder."
+    )
+  folder = Path(experiment.model_dir)
+  path = folder / SUMMARY_FILE
+  pages = (path, *(folder / end.file_name for end in experiment.at_end))
+  if start < experiment.total_steps or not all(p.exists() for p in pages):
+    return None
+  print(f"complete: {path} has all {start} steps")
+  summary: Summary = json.loads(path.read_text(encoding="utf-8"))
+  return summary
+
+
+def finish(
+  experiment: Experiment,
+  evaluator: HeldOutEvaluator,
+  recorder: Recorder,
+  state: TrainState,
+) -> Summary:
+  """Evaluates the full model and shorter paths, and writes the summary."""
+  plan, report = recorder.plan, recorder.report
+  losses = _last_evaluations(experiment, evaluator, recorder, state)
+  summary = _summary(experiment, plan, losses) | {
+    "train_seconds": recorder.stopwatch.seconds,
+    "parameters": parameter_count(state.params),
+  }
+  report.write_summary(summary)
+  for end in experiment.at_end:
+    page = end(experiment.model, state.params, experiment.partitioner)
+    report.write_page(end.file_name, page)
+  report.note(f"finished: see summary.md in {experiment.model_dir}")
+  return summary
+
+
+def _last_evaluations(
+  experiment: Experiment,
+  evaluator: HeldOutEvaluator,
+  recorder: Recorder,
+  state: TrainState,
+) -> Summary:
+  """Evaluates and records the full model and shorter paths; their losses."""
+  plan, key = recorder.plan, experiment.keys()["eval"]
+  full = evaluator.full(state.params)
+  recorder.write_evaluation(plan.total_steps, "full", full)
+  for lengths in plan.evaluated_lengths():
+    losses = evaluator.by_path_length(
+      state.params, lengths, plan.always_run, key
+    )
+    recorder.write_evaluation(plan.total_steps, sum(lengths.values()), losses)
+  # Denoisers' targets contain sentinels, which are not counted in the text.
+  dataset = experiment.train_dataset
+  counts = None if dataset.example_kinds else dataset.unigram_counts
+  return {
+    "final_eval_loss": full["loss"],
+    "loss_by_example_kind": evaluator.by_example_kind(state.params),
+    "unigram_loss": None if counts is None else evaluator.unigram_loss(counts),
+  }
+
+
+def _summary(experiment: Experiment, plan: Plan, losses: Summary) -> Summary:
+  """Everything in the summary but what the run measured of itself."""
+  steps = plan.total_steps
+  return {
+    "steps": steps,
+    **losses,
+    "flop_factor_nominal": plan.flop_factor_nominal,
+    "flop_factor_spent": plan.flop_factor_spent,
+    "num_layers": plan.num_layers,
+    "boundaries": list(plan.boundaries),
+    "stage_path_lengths": [
+      sum(mean.values()) for _, _, mean in plan.stage_table()
+    ],
+    "flop_factor_whole_step": plan.flop_factor_whole_step,
+    "flops_spent": plan.flops_spent(steps),
+    "tokens": steps * plan.batch_tokens,
+    "random_seed": experiment.random_seed,
+    "execution": experiment.execution,
+    "solved_for": experiment.solved_for,
+    **provenance(),
+  }

@@ -1,0 +1,1 @@
+"""The theory tables of `scripts/reproduce.py`: numerics behind the paper."""

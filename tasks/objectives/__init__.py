@@ -1,0 +1,1 @@
+"""What models learn from text: masked language modelling, UL2's denoisers."""

@@ -1,0 +1,232 @@
+"""UL2's objective (arXiv:2205.05131): a mixture of denoisers.
+
+For each row, one denoiser is drawn by weight, and corrupts the row's pieces one
+by one. Departures: every denoiser takes as much text as fills its features, and
+nothing is cut off afterwards.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tasks.objectives.corruption import Costs, corrupt_row, costs
+from tasks.objectives.denoising import UL2_DENOISERS, Denoiser, corrupt
+from tasks.objectives.layouts import (
+  DecoderLayout,
+  EncoderDecoderLayout,
+  FeatureLayout,
+  Pair,
+)
+from tasks.objectives.objective import Corruption
+from tasks.objectives.packing import Framing
+from tasks.text.vocabulary import Vocabulary, sentinel
+
+LAYOUTS: Mapping[str, FeatureLayout] = {
+  "decoder": DecoderLayout(),
+  "encoder_decoder": EncoderDecoderLayout(),
+}
+MOST_SENTINELS = 100  # As in T5.
+DOWN, UP = 0.0, 1 - 1e-9  # Values for the `rounding` of `Denoiser.sizes`.
+
+
+@dataclasses.dataclass(frozen=True)
+class UL2:
+  """A mixture of denoisers, for a decoder or an encoder-decoder.
+
+  A decoder has the feature "tokens", an encoder-decoder "inputs" and "targets".
+  A denoiser fills whichever of the two runs out first, since its ratio of
+  inputs to targets is fixed.
+
+  Attributes:
+    layout: "decoder" or "encoder_decoder", see `layouts.py`.
+    weights: relative frequency of each denoiser.
+    denoisers: what to draw from.
+    mode_tokens: whether inputs begin with the denoiser's mode token.
+  """
+
+  layout: str = "decoder"
+  weights: tuple[float, ...] = (0.2, 0.2, 0.1, 0.1, 0.1, 0.1, 0.2)
+  denoisers: tuple[Denoiser, ...] = UL2_DENOISERS
+  mode_tokens: bool = True
+
+  def __post_init__(self):
+    if self.layout not in LAYOUTS:
+      raise ValueError(
+        f"UL2_LAYOUT={self.layout!r} must be one of {sorted(LAYOUTS)}: set "
+        "--gin.UL2_LAYOUT"
+      )
+    if (
+      len(self.weights) != len(self.denoisers)
+      or min(self.weights) < 0
+      or not sum(self.weights) > 0
+    ):
+      raise ValueError(
+        f"UL2_WEIGHTS={self.weights} must be {len(self.denoisers)} numbers, "
+        f"none negative and not all 0, for {self.example_kinds}: set "
+        "--gin.UL2_WEIGHTS"
+      )
+
+  @property
+  def example_kinds(self) -> tuple[str, ...]:
+    """Names of the denoisers."""
+    return tuple(denoiser.name for denoiser in self.denoisers)
+
+  @property
+  def feature_layout(self) -> FeatureLayout:
+    """How inputs and targets become the features of a batch."""
+    return LAYOUTS[self.layout]
+
+  def mode_ids(
+    self, denoiser: Denoiser, vocabulary: Vocabulary
+  ) -> tuple[int, ...]:
+    """The ids with which a denoiser's inputs begin.
+
+    A mode without a token in the vocabulary is spelt as text, as in UL2.
+    """
+    return vocabulary.mode_ids(denoiser.mode) if self.mode_tokens else ()
+
+  def continuation(
+    self, tokens: Sequence[int], vocabulary: Vocabulary
+  ) -> np.ndarray:
+    """Inputs int32[...] whose targets continue `tokens`.
+
+    They have the mode of S, the denoiser with one span at the end; without such
+    a denoiser, that of the last one.
+    """
+    prefix = (d for d in self.denoisers if d.mean_span is None)
+    mode = self.mode_ids(next(prefix, self.denoisers[-1]), vocabulary)
+    return np.array([*mode, *tokens, vocabulary.sentinel_ids[0]], np.int32)
+
+  def infill_pair(
+    self,
+    tokens: Sequence[int],
+    rng: np.random.Generator,
+    vocabulary: Vocabulary,
+  ) -> Pair:
+    """A text with blanks made by the first denoiser, and what was in them.
+
+    Args:
+      tokens: the text, at least two tokens.
+      rng: decides where the blanks are.
+      vocabulary: the vocabulary of the tokens.
+
+    Returns:
+      Inputs, without a mode, and targets.
+    """
+    hidden, spans = self.denoisers[0].sizes(
+      np.array([len(tokens)]), rng.random(2)
+    )
+    inputs, targets = corrupt(
+      np.array(tokens, np.int32),
+      rng,
+      num_hidden=int(hidden[0]),
+      num_spans=int(spans[0]),
+      sentinel_ids=np.array(vocabulary.sentinel_ids),
+      eos_id=vocabulary.eos_id,
+    )
+    return Pair(inputs, targets)
+
+  def infill_prompt(self, pair: Pair, vocabulary: Vocabulary) -> np.ndarray:
+    """The first denoiser's mode, then the pair's inputs, int32[...]."""
+    mode = self.mode_ids(self.denoisers[0], vocabulary)
+    return np.array([*mode, *pair.inputs], np.int32)
+
+  def framing(self, vocabulary: Vocabulary) -> Framing:
+    del vocabulary  # Corruption adds the end tokens.
+    return Framing()
+
+  def row_length(self, feature_lengths: Mapping[str, int]) -> int:
+    """The most tokens that any denoiser takes.
+
+    Raises:
+      ValueError: the features are not the layout's, or too short.
+    """
+    return max(most for _, most in self._solved(feature_lengths, DOWN))
+
+  def extra_pieces(self, feature_lengths: Mapping[str, int]) -> tuple[str, ...]:
+    """Mode tokens, if used, then sentinels in descending order."""
+    spans = max(
+      int(table.spans[most])
+      for table, most in self._solved(feature_lengths, UP)
+    )
+    modes = dict.fromkeys(denoiser.mode for denoiser in self.denoisers)
+    return (
+      *(modes if self.mode_tokens else ()),
+      *map(sentinel, reversed(range(min(spans, MOST_SENTINELS)))),
+    )
+
+  def features(
+    self, feature_lengths: Mapping[str, int]
+  ) -> dict[str, tuple[int, type]]:
+    """The layout's features, and example_kind: int32[1]."""
+    self._check(feature_lengths)
+    features = self.feature_layout.features(feature_lengths)
+    return {**features, "example_kind": (1, np.int32)}
+
+  def corruption(
+    self, vocabulary: Vocabulary, feature_lengths: Mapping[str, int]
+  ) -> Corruption:
+    """`corrupt_row` for a vocabulary and feature lengths.
+
+    Raises:
+      ValueError: the features are not the layout's, or too short, or the
+        vocabulary has no sentinels or no end token.
+    """
+    self.row_length(feature_lengths)
+    if vocabulary.pad_id != 0:
+      raise ValueError(
+        f"the vocabulary {vocabulary.path} has padding at id "
+        f"{vocabulary.pad_id}, expected 0, from which a decoder starts: set "
+        "another --gin.VOCABULARY_PATH, or None to train one"
+      )
+    return functools.partial(
+      corrupt_row,
+      layout=self.feature_layout,
+      feature_lengths=dict(feature_lengths),
+      denoisers=self.denoisers,
+      weights=np.array(self.weights) / math.fsum(self.weights),
+      mode_ids=[self.mode_ids(d, vocabulary) for d in self.denoisers],
+      sentinel_ids=np.array(vocabulary.sentinel_ids, np.int32),
+      pad_id=vocabulary.pad_id,
+      eos_id=vocabulary.eos_id,
+    )
+
+  def _solved(
+    self, feature_lengths: Mapping[str, int], rounding: float
+  ) -> list[tuple[Costs, int]]:
+    """Costs and most tokens of each denoiser with a positive weight."""
+    self._check(feature_lengths)
+    layout = self.feature_layout
+    room = [feature_lengths[name] for name in layout.feature_names]
+    tables = [
+      costs(
+        denoiser,
+        np.full(2, rounding),
+        layout=layout,
+        num_tokens=sum(room),
+        num_sentinels=sum(room),  # No limit.
+        num_mode_ids=int(self.mode_tokens),
+      )
+      for denoiser, weight in zip(self.denoisers, self.weights)
+      if weight > 0
+    ]
+    solved = [(table, table.most(room)) for table in tables]
+    if min(most for _, most in solved) < 2:
+      raise ValueError(
+        f"TASK_FEATURE_LENGTHS={dict(feature_lengths)} leaves no room for two "
+        "tokens of text: set larger lengths in --gin.TASK_FEATURE_LENGTHS"
+      )
+    return solved
+
+  def _check(self, feature_lengths: Mapping[str, int]) -> None:
+    names = self.feature_layout.feature_names
+    if set(feature_lengths) != set(names):
+      example = dict.fromkeys(names, 512)
+      raise ValueError(
+        f"TASK_FEATURE_LENGTHS={dict(feature_lengths)}, but UL2's layout "
+        f"{self.layout!r} has the features {names}: set "
+        f'--gin.TASK_FEATURE_LENGTHS="{example}"'
+      )

@@ -1,0 +1,1 @@
+"""Tasks prepared as records: preparation, files, and reading order."""

@@ -1,0 +1,198 @@
+"""The files of a prepared task: rows in ArrayRecord shards, and metadata.
+
+A task's folder holds `vocabulary.model` (or `.txt`), the shards
+`train-00000.array_record`, ..., `validation-00000.array_record`, ...,
+`unigram_counts.npy` (int64[V], token counts of the train split, 0 for special
+ids) and `metadata.json`, which is written last.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python import array_record_module
+
+from tasks.files import replacing
+from tasks.objectives.packing import Row
+from tasks.task import ROWS_VERSION
+from tasks.text.vocabularies import open_vocabulary
+
+METADATA = "metadata.json"
+UNFINISHED = "unfinished.json"
+UNIGRAM_COUNTS = "unigram_counts.npy"
+ROWS_AT_ONCE = 4_096
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitMetadata:
+  """Sizes of a split."""
+
+  documents: int
+  shards: int
+  rows: int
+  tokens: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Metadata:
+  """What a prepared folder holds.
+
+  Attributes:
+    settings: `TextTask.settings`, and the number of documents in each split.
+    vocabulary_fingerprint: SHA-256 of the vocabulary that encoded the rows.
+    special_ids: that vocabulary's `special_ids`.
+    splits: sizes of each split.
+  """
+
+  settings: dict[str, Any]
+  vocabulary_fingerprint: str
+  special_ids: list[int]
+  splits: dict[str, SplitMetadata]
+
+
+def encode_row(row: Row) -> bytes:
+  """Number of segments, their lengths, tokens; all as little-endian int32."""
+  head = [len(row.segment_lengths)]
+  parts = (head, row.segment_lengths, row.tokens)
+  return np.concatenate(parts).astype("<i4").tobytes()
+
+
+def decode_row(record: bytes) -> Row:
+  """The row of a record, as read-only arrays."""
+  values = np.frombuffer(record, "<i4")
+  begin = 1 + int(values[0])
+  return Row(tokens=values[begin:], segment_lengths=values[1:begin])
+
+
+def shard_path(folder: Path, split: str, number: int) -> Path:
+  """Path of shard `number` of a split."""
+  return folder / f"{split}-{number:05}.array_record"
+
+
+def shard_paths(folder: Path, split: str, metadata: Metadata) -> list[Path]:
+  """Paths of all shards of a split, in the order of their rows.
+
+  Raises:
+    FileNotFoundError: a shard is missing.
+  """
+  count = metadata.splits[split].shards
+  paths = [shard_path(folder, split, number) for number in range(count)]
+  for path in paths:
+    if not path.is_file():
+      raise FileNotFoundError(_not_prepared(path))
+  return paths
+
+
+def write_shard(path: Path, rows: Iterable[Row]) -> None:
+  """Writes a shard, whole or not at all."""
+  with replacing(path) as partial:
+    # One row per group, since rows are read singly, in any order.
+    writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
+    try:
+      for row in rows:
+        writer.write(encode_row(row))
+    finally:
+      writer.close()
+
+
+def read_shard(path: Path) -> Iterator[Row]:
+  """The rows of a shard, in order."""
+  reader = array_record_module.ArrayRecordReader(str(path))
+  try:
+    count = reader.num_records()
+    for begin in range(0, count, ROWS_AT_ONCE):
+      end = min(begin + ROWS_AT_ONCE, count)
+      yield from map(decode_row, reader.read(begin, end))
+  finally:
+    reader.close()
+
+
+def count_tokens(
+  paths: Iterable[Path], vocabulary_size: int
+) -> tuple[int, np.ndarray]:
+  """Number of rows in shards, and int64[V], occurrences of each token."""
+  num_rows = 0
+  counts = np.zeros(vocabulary_size, np.int64)
+  for path in paths:
+    for row in read_shard(path):
+      num_rows += 1
+      counts += np.bincount(row.tokens, minlength=vocabulary_size)
+  return num_rows, counts
+
+
+def write_counts(path: Path, counts: np.ndarray) -> None:
+  """Writes token counts, whole or not at all."""
+  with replacing(path) as partial, partial.open("wb") as file:
+    np.save(file, counts)
+
+
+def load_metadata(folder: Path) -> Metadata:
+  """Reads the metadata of a complete folder.
+
+  Raises:
+    FileNotFoundError: the folder is not prepared.
+    ValueError: another version of this program prepared it.
+  """
+  path = folder / METADATA
+  if not path.is_file():
+    raise FileNotFoundError(_not_prepared(path))
+  fields = json.loads(path.read_text(encoding="utf-8"))
+  version = fields["settings"].get("version")
+  if version != ROWS_VERSION:
+    raise ValueError(
+      f"{path} has version {version}, but this program reads version "
+      f"{ROWS_VERSION}: delete {folder} and prepare again"
+    )
+  splits = {
+    name: SplitMetadata(**sizes) for name, sizes in fields["splits"].items()
+  }
+  return Metadata(**{**fields, "splits": splits})
+
+
+def check_settings(
+  folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> None:
+  """Compares a folder's settings with those of the task.
+
+  Raises:
+    ValueError: they differ; the message names the first difference.
+  """
+  for key, value in wanted.items():
+    if found.get(key) != value:
+      raise ValueError(
+        f"{folder} was prepared with {key}={found.get(key)!r}, but now "
+        f"{key}={value!r}: undo that change, set another --gin.DATA_DIR, "
+        f"or delete {folder} and prepare again"
+      )
+
+
+def check_vocabulary(path: Path, expected: str) -> None:
+  """Compares a prepared task's vocabulary with the one that encoded its rows.
+
+  Args:
+    path: the vocabulary in the task's folder.
+    expected: SHA-256 of the vocabulary that encoded the rows.
+
+  Raises:
+    FileNotFoundError: the vocabulary is missing.
+    ValueError: it differs.
+  """
+  if not path.is_file():
+    raise FileNotFoundError(_not_prepared(path))
+  fingerprint = open_vocabulary(path).fingerprint()
+  if fingerprint != expected:
+    raise ValueError(
+      f"{path} (SHA-256 {fingerprint[:12]}...) is not the vocabulary its "
+      f"rows were encoded with ({expected[:12]}...): put that one back, "
+      f"set another --gin.DATA_DIR, or delete {path.parent} and prepare again"
+    )
+
+
+def _not_prepared(path: Path) -> str:
+  return (
+    f"{path} does not exist: run `python scripts/prepare.py` with the same "
+    "--gin_file and --gin flags"
+  )

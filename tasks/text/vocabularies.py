@@ -1,0 +1,234 @@
+"""The two kinds of vocabulary, SentencePiece and WordPiece."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+
+from tasks import extras
+from tasks.text.vocabulary import (
+  NLG,
+  NLU,
+  S2S,
+  UNK,
+  Vocabulary,
+  encoding_alike,
+  sentinel,
+)
+
+SENTINEL = re.compile(r"▁?<extra_id_\d+>")
+ModelProto: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]
+
+
+def append_pieces(model: bytes, pieces: Iterable[str]) -> bytes:
+  """Appends pieces to a SentencePiece model, at the last ids.
+
+  The trainer would put such symbols first. Text encodes to them only where it
+  spells them out.
+  """
+  proto = ModelProto.FromString(model)
+  for piece in pieces:
+    proto.pieces.add(
+      piece=piece, score=0.0, type=ModelProto.SentencePiece.USER_DEFINED
+    )
+  return proto.SerializeToString(deterministic=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class SentencePieceVocabulary(Vocabulary):
+  """A SentencePiece model (Kudo and Richardson, arXiv:1808.06226).
+
+  Attributes:
+    path: the `.model` file.
+    extra_ids: number of sentinels appended to the file's pieces, with
+      <extra_id_0> last.
+  """
+
+  extra_ids: int = 0
+
+  @functools.cached_property
+  def _processor(self) -> sentencepiece.SentencePieceProcessor:
+    sentinels = map(sentinel, reversed(range(self.extra_ids)))
+    model = append_pieces(Path(self.path).read_bytes(), sentinels)
+    try:
+      return sentencepiece.SentencePieceProcessor(model_proto=model)
+    except RuntimeError as error:
+      raise ValueError(
+        f"extra_ids={self.extra_ids} cannot be appended to {self.path} "
+        f"({error}): set --gin.task.TextTask.extra_ids=0 for a vocabulary that "
+        "already has sentinels"
+      ) from error
+
+  def encode(self, text: str) -> list[int]:
+    """Token ids of a text; unknown characters become bytes."""
+    return self._processor.encode(text)
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """The text of token ids, without control pieces."""
+    return self._processor.decode([int(i) for i in ids])
+
+  @property
+  def size(self) -> int:
+    return self._processor.get_piece_size()
+
+  @property
+  def pad_id(self) -> int:
+    return self._processor.pad_id()
+
+  @property
+  def unk_id(self) -> int:
+    return self._processor.unk_id()
+
+  @property
+  def eos_id(self) -> int:
+    """The file's own end-of-sentence piece, which ends inputs and targets."""
+    found = self._processor.eos_id()
+    if found < 0:
+      raise ValueError(
+        f"the vocabulary {self.path} has no end-of-sentence piece, which this "
+        "task needs: set another --gin.VOCABULARY_PATH, or None to train one"
+      )
+    return found
+
+  @functools.cached_property
+  def special_ids(self) -> tuple[int, ...]:
+    """Ids of control pieces, [UNK], sentinels and mode tokens, ascending."""
+    model = self._processor
+    return tuple(
+      i
+      for i in range(self.size)
+      if model.is_control(i)
+      or model.is_unknown(i)
+      or SENTINEL.fullmatch(model.id_to_piece(i))
+      or model.id_to_piece(i) in (NLU, NLG, S2S)
+    )
+
+  def to_seqio(self) -> Any:
+    seqio = extras.require("seqio")
+    in_seqio = encoding_alike(seqio.SentencePieceVocabulary, self)
+    return in_seqio(self.path, extra_ids=self.extra_ids)
+
+  def _find(self, piece: str) -> int | None:
+    # In some files, such as mT5's, sentinels begin with a word boundary.
+    names = (piece, f"▁{piece}") if SENTINEL.fullmatch(piece) else (piece,)
+    found = (self._processor.piece_to_id(name) for name in names)
+    return next((i for i in found if i != self.unk_id or piece == UNK), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class WordPieceVocabulary(Vocabulary):
+  """A WordPiece vocabulary with BERT's text normalisation.
+
+  Attributes:
+    path: the `vocab.txt`, one token per line; the line number is the id.
+    lower_case: whether to lower-case text and strip its accents.
+  """
+
+  lower_case: bool = True
+
+  @functools.cached_property
+  def _ids(self) -> dict[str, int]:
+    # Not `splitlines`: a token may be a Unicode line separator.
+    text = Path(self.path).read_text(encoding="utf-8")
+    lines = [token.rstrip() for token in text.removesuffix("\n").split("\n")]
+    ids = {token: number for number, token in enumerate(lines)}
+    if len(ids) != len(lines):
+      twice = next(t for i, t in enumerate(lines) if ids[t] != i)
+      raise ValueError(
+        f"VOCABULARY_PATH={self.path!r} has the token {twice!r} twice; expected"
+        " one token per line, each once"
+      )
+    return ids
+
+  @functools.cached_property
+  def _tokenizer(self) -> Any:
+    tokenizers = extras.require("tokenizers")
+    # No token is registered as special: "[MASK]" in a text is plain text.
+    tokenizer = tokenizers.Tokenizer(
+      tokenizers.models.WordPiece(self._ids, unk_token=UNK)
+    )
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(
+      lowercase=self.lower_case
+    )
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = tokenizers.decoders.WordPiece()
+    return tokenizer
+
+  def encode(self, text: str) -> list[int]:
+    """Token ids of a text; a word with any unknown part becomes [UNK]."""
+    return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """The text of token ids, with special tokens by name."""
+    return self._tokenizer.decode(
+      [int(i) for i in ids], skip_special_tokens=False
+    )
+
+  @property
+  def size(self) -> int:
+    return len(self._ids)
+
+  @functools.cached_property
+  def special_ids(self) -> tuple[int, ...]:
+    """Ids of sentinels and of bracketed names such as [MASK], ascending."""
+    return tuple(
+      number
+      for token, number in sorted(self._ids.items(), key=lambda item: item[1])
+      if SENTINEL.fullmatch(token)
+      or (len(token) > 2 and token[0] == "[" and token[-1] == "]")
+    )
+
+  def to_seqio(self) -> Any:
+    seqio = extras.require("seqio")
+    return encoding_alike(seqio.BertWordPieceVocabulary, self)(
+      self.path,
+      lower_case=self.lower_case,
+      pad_id=self.pad_id,
+      start_of_sequence_id=self.cls_id,
+      end_of_sequence_id=self.sep_id,
+    )
+
+  def _find(self, piece: str) -> int | None:
+    return self._ids.get(piece)
+
+
+def open_vocabulary(
+  path: str | Path, lower_case: bool = True, *, extra_ids: int = 0
+) -> Vocabulary:
+  """Opens a vocabulary, SentencePiece or WordPiece by the file's ending.
+
+  Args:
+    path: a SentencePiece `.model` or a BERT `vocab.txt`.
+    lower_case: whether WordPiece lower-cases text first; a SentencePiece file
+      has its own normalisation.
+    extra_ids: number of sentinels to append to a SentencePiece model.
+
+  Raises:
+    FileNotFoundError: the file does not exist.
+    ValueError: the ending is neither, or `extra_ids` is set for WordPiece.
+  """
+  path = Path(path).expanduser()
+  if path.suffix not in (".model", ".txt"):
+    raise ValueError(
+      f"VOCABULARY_PATH={str(path)!r} must end in .model (SentencePiece) or "
+      ".txt (WordPiece): set --gin.VOCABULARY_PATH"
+    )
+  if not path.is_file():
+    raise FileNotFoundError(
+      f"VOCABULARY_PATH={str(path)!r} is not a file: set "
+      "--gin.VOCABULARY_PATH to a SentencePiece .model or a BERT vocab.txt"
+    )
+  if path.suffix == ".model":
+    return SentencePieceVocabulary(str(path), extra_ids)
+  if extra_ids:
+    raise ValueError(
+      f"extra_ids={extra_ids} can only be appended to a SentencePiece .model, "
+      f"not to {str(path)!r}: add <extra_id_0>, ... as lines of that file, and "
+      "set --gin.task.TextTask.extra_ids=0"
+    )
+  return WordPieceVocabulary(str(path), lower_case)

@@ -1,0 +1,110 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from raptr_jax.models import attention
+
+B, T, D, H, K = 2, 5, 8, 4, 6
+
+
+def normal(seed, *shape):
+  return np.random.default_rng(seed).normal(0, 1, shape).astype(np.float32)
+
+
+def test_rotary_scores_depend_on_differences_alone():
+  queries, keys = normal(0, 1, H, T, K), normal(1, 1, H, T, K)
+
+  def scores(shift):
+    positions = (np.arange(T) * 3 + shift)[None]
+    turned = [attention.rotary(x, positions, 100.0) for x in (queries, keys)]
+    return jnp.einsum("bhtk,bhsk->bhts", *turned)
+
+  np.testing.assert_allclose(scores(0), scores(400), atol=1e-4)
+  assert not np.allclose(
+    scores(0), jnp.einsum("bhtk,bhsk->bhts", queries, keys)
+  )
+
+
+def test_rotary_by_hand():
+  # Coordinates 0 and 2 turn by 2, and 1 and 3 by 2 / sqrt(100).
+  x = np.array([1, 3, 0, 4], np.float32)[None, None, None]
+  turned = attention.rotary(x, np.array([[2]]), 100.0)[0, 0, 0]
+  sin, cos = np.sin(0.2), np.cos(0.2)
+  expected = [np.cos(2), 3 * cos - 4 * sin, np.sin(2), 4 * cos + 3 * sin]
+  np.testing.assert_allclose(turned, expected, rtol=1e-5)
+
+
+def make_attention(**overrides):
+  kwargs = dict(
+    features=D, num_heads=H, head_dim=K, num_kv_heads=2, dropout_rate=0.0
+  )
+  return attention.Attention(**kwargs | overrides)
+
+
+def attention_params(kv_heads):
+  return {
+    "query": {"kernel": normal(2, D, H, K)},
+    "key_value": {"kernel": normal(3, D, 2, kv_heads, K)},
+    "out": {"kernel": normal(4, H * K, D)},
+  }
+
+
+def attend(module, params, x, bias):
+  def apply(module, x):
+    return module.attend(x, *module.keys_values(x), bias)
+
+  return module.apply({"params": params}, x, method=apply)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_attention_by_hand(scaled):
+  params, x = attention_params(2), normal(5, B, T, D)
+  bias = attention.mask_bias(np.tri(T, dtype=bool))[None, None]
+  got = attend(make_attention(scaled=scaled), params, x, bias)
+  mixed = np.zeros((B, T, H, K))
+  for b, t, h in np.ndindex(B, T, H):
+    key, value = (
+      x[b, : t + 1] @ params["key_value"]["kernel"][:, i, h // 2]
+      for i in (0, 1)
+    )
+    scores = key @ (x[b, t] @ params["query"]["kernel"][:, h])
+    weights = np.exp(scores / np.sqrt(K) if scaled else scores)
+    mixed[b, t, h] = weights @ value / weights.sum()
+  expected = mixed.reshape(B, T, H * K) @ params["out"]["kernel"]
+  np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_shared_heads_are_repeated_ones():
+  params, x = attention_params(2), normal(6, B, T, D)
+  kernel = params["key_value"]["kernel"].repeat(2, axis=2)
+  repeated = params | {"key_value": {"kernel": kernel}}
+  bias = np.zeros((1, 1, T, T), np.float32)
+  np.testing.assert_allclose(
+    attend(make_attention(), params, x, bias),
+    attend(make_attention(num_kv_heads=H), repeated, x, bias),
+    rtol=1e-4,
+    atol=1e-4,
+  )
+
+
+def test_a_segment_bias_joins_equal_segments():
+  bias = attention.segment_bias(
+    np.array([[1, 2, 0]]), np.array([[1, 1, 2, 3, 0]])
+  )
+  assert bias.shape == (1, 1, 3, 5)
+  np.testing.assert_array_equal(
+    bias[0, 0] == 0,
+    [[1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 1]],
+  )
+  assert np.exp(bias).min() == 0 and np.isfinite(bias).all()
+
+
+def test_slots_are_written_from_the_one_given():
+  cache = {name: np.zeros((1, 2, 6, 3)) for name in ("keys", "values")}
+  new = (np.full((1, 2, 2, 3), 1.0), np.full((1, 2, 2, 3), 2.0))
+  kept = attention.write_slots(cache | {"source": 7}, new, 3)
+  assert kept["source"] == 7
+  for name, value in (("keys", 1), ("values", 2)):
+    np.testing.assert_array_equal(
+      kept[name][0, 1, :, 2], [0, 0, 0, value, value, 0]
+    )

@@ -1,0 +1,150 @@
+"""What a fork costs: one file and its gin file, from outside of the package.
+
+The files are in `fixtures/fork/`. Each is reached by `--gin_search_paths` and
+an importable folder; not a line of the package knows it.
+"""
+
+import json
+from pathlib import Path
+
+import gin
+import numpy as np
+import pytest
+
+from raptr_jax import main
+from raptr_jax.training.plan import make_plan
+from tests.small_task import write_corpus
+
+FORK = Path(__file__).parent / "fixtures" / "fork"
+LEAF = "experiments/quickstart_bert_raptr.gin"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """A folder with a small corpus."""
+  folder = tmp_path_factory.mktemp("fork")
+  write_corpus(folder / "books", 60)
+  return folder
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+  monkeypatch.syspath_prepend(str(FORK))
+
+
+def arguments(folder, *gin_files, name="run"):
+  """Three steps of a small run on the corpus."""
+  bindings = {
+    "TEXT_DIR": f"'{folder / 'books'}'",
+    "DATA_DIR": f"'{folder / 'data'}'",
+    "MODEL_DIR": f"'{folder / name}'",
+    "VOCABULARY_SIZE": 600,
+    "TASK_FEATURE_LENGTHS": "{'inputs': 32}",
+    "NUM_LAYERS": 4,
+    "PATH_LENGTHS": (2, 4),
+    "TRAIN_STEPS": 3,
+    "WARMUP_STEPS": 1,
+    "BATCH_SIZE": 8,
+    "EVAL_BATCHES": 1,
+    "bert.BertConfig.embed_dim": 16,
+  }
+  return [
+    f"--gin_search_paths={FORK}",
+    *(f"--gin_file={f}" for f in (LEAF, "data/bert_text.gin", *gin_files)),
+    *(f"--gin.{name}={value}" for name, value in bindings.items()),
+  ]
+
+
+def train(argv, folder, name="run"):
+  """Prepares and trains; returns the run's summary."""
+  main.prepare_main(argv)
+  main.main(argv)
+  return json.loads((folder / name / "summary.json").read_text("utf-8"))
+
+
+def test_a_method(folder):
+  argv = arguments(folder, "triangle.gin", name="method")
+  summary = train(argv, folder, "method")
+  assert np.isfinite(summary["final_eval_loss"])
+  main.configure(argv, "")
+  plan = make_plan(gin.get_configurable("experiment.Experiment")())
+  expected = [
+    [1, 1, 0, 0],
+    [1, 1, 2 / 3, 0],
+    [1, 1, 1, 1 / 3],
+  ]
+  np.testing.assert_allclose(
+    plan.keep_probabilities["stack"], expected, rtol=1e-6
+  )
+  assert summary["flop_factor_nominal"] == pytest.approx(12 / 8)
+
+
+def test_an_architecture(folder):
+  argv = arguments(folder, "averaging.gin", name="architecture")
+  summary = train(argv, folder, "architecture")
+  assert np.isfinite(summary["final_eval_loss"])
+  # Embedding 600 x 16; per layer a norm and an MLP of 16 x 32.
+  layer = 2 * 16 + 2 * 16 * 32 + 32 + 16
+  assert summary["parameters"] == 600 * 16 + 4 * layer
+  # All methods, both executions and the evaluation by path length come free.
+  assert {"2", "3", "4"} <= {
+    str(entry["layers"]) for entry in evaluations(folder / "architecture")
+  }
+
+
+def evaluations(model_dir):
+  lines = (model_dir / "metrics.jsonl").read_text("utf-8").splitlines()
+  entries = map(json.loads, lines)
+  return [entry for entry in entries if entry["split"] == "eval"]
+
+
+def test_an_objective(folder):
+  argv = arguments(folder, "last_token.gin", name="objective")
+  summary = train(argv, folder, "objective")
+  assert np.isfinite(summary["final_eval_loss"])
+  dataset = gin.get_configurable("eval/prepared.PreparedDataset")()
+  batch = next(dataset.batches(0))
+  last = batch["target_positions"]
+  hidden = np.take_along_axis(batch["tokens"], last, axis=1)
+  assert (hidden == 4).all()  # [MASK]
+  ends = np.take_along_axis(batch["segment_ids"], last, axis=1)
+  assert (ends > 0).all()
+
+
+def test_a_downstream_task(folder, tmp_path):
+  from raptr_jax.inference.prompting import answer
+  from tasks.downstream.registry import select_tasks
+
+  (task,) = select_tasks(["capitals"])
+  examples = task.examples_from_folder(str(FORK), "validation")
+  assert [example.prompt for example in examples] == [
+    "The capital of France is",
+    "The capital of Egypt is",
+    "The capital of Chile is",
+  ]
+
+  class Reader:
+    """Finds longer continuations likelier."""
+
+    def score(self, prompts, continuations, *, watch):
+      watch(len(prompts))
+      return np.array([float(len(text)) for text in continuations])
+
+  prompts = [example.prompt for example in examples]
+  scores = answer(Reader(), task, examples, prompts)
+  assert scores["accuracy"] == pytest.approx(200 / 3)
+
+
+def test_a_table_and_its_rows(tmp_path, capsys):
+  import reproduce
+
+  flags = ["--table", "own_table.TABLE", "--scale", "tiny"]
+  flags += ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path)]
+  reproduce.main([*flags, "--dry_run"])
+  plan = capsys.readouterr().out
+  # Its paths are 2 to 12 layers long, 7 in the mean, less half a step's growth.
+  assert "| triangle | 500 | 1.717x |" in plan
+  assert f"--gin_file={FORK / 'triangle.gin'}" in plan
+  reproduce.main([*flags, "--report_only"])
+  assert "| triangle | " in (tmp_path / "own_table_tiny.md").read_text("utf-8")
+  assert (tmp_path / "own_table_tiny.png").exists()
