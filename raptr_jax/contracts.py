@@ -17,7 +17,7 @@ Whatever differs between stacks is a mapping by stack name.
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias
 
 import flax.struct
 import jax
@@ -25,17 +25,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-DropoutKey: TypeAlias = Key[Array, ""] | None  # None switches dropout off.
 Params: TypeAlias = PyTree  # Model parameters, or a tree of their structure.
 Cache: TypeAlias = PyTree  # What layers remember of the tokens they have read.
 Batch: TypeAlias = Mapping[str, np.ndarray]  # Features [B, ...], on the host.
-DeviceBatch: TypeAlias = Mapping[str, Array]  # Features [B, ...], on devices.
-BatchSpec: TypeAlias = dict[
-  str, jax.ShapeDtypeStruct
-]  # Their shapes and types.
+DeviceBatch: TypeAlias = Mapping[str, Array]  # The same, on the devices.
+BatchSpec: TypeAlias = dict[str, jax.ShapeDtypeStruct]  # The same, as shapes.
 AnyBatch: TypeAlias = Batch | DeviceBatch | BatchSpec
-Step: TypeAlias = int | Int[Array, ""]
 Metrics: TypeAlias = dict[str, Array]  # Sums and weights, so that they add up.
+Step: TypeAlias = int | Int[Array, ""]
+DropoutKey: TypeAlias = Key[Array, ""] | None  # None switches dropout off.
 
 
 @flax.struct.dataclass
@@ -108,7 +106,6 @@ class StepFlops:
     return self.layers(kept) + 3 * self.other
 
 
-@runtime_checkable
 class Policy(Protocol):
   """A layer-dropping method for one stack, as a pure function of the step.
 
@@ -134,7 +131,6 @@ class Policy(Protocol):
     """The probability of each layer to run in `step`."""
 
 
-@runtime_checkable
 class Model(Protocol):
   """A model that can train any path of its layers."""
 
@@ -175,7 +171,6 @@ class Model(Protocol):
     """FLOPs of a training step on a batch, of which it reads only shapes."""
 
 
-@runtime_checkable
 class Dataset(Protocol):
   """Batches as a pure function of the position in the data.
 

@@ -42,7 +42,8 @@ def only_writer(folder: Path, activity: str) -> Iterator[None]:
     BlockingIOError: another process is writing to the folder.
   """
   try:
-    with filelock.FileLock(folder / ".lock", timeout=0):
+    # Beside the folder, so that it holds nothing but what its writers leave.
+    with filelock.FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
       yield
   except filelock.Timeout as error:
     raise BlockingIOError(

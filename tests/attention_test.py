@@ -8,14 +8,15 @@ B, T, D, H, K = 2, 5, 8, 4, 6
 
 
 def normal(seed, *shape):
-  return np.random.default_rng(seed).normal(0, 1, shape).astype(np.float32)
+  values = np.random.default_rng(seed).normal(0, 1, shape)
+  return jnp.asarray(values, jnp.float32)
 
 
 def test_rotary_scores_depend_on_differences_alone():
   queries, keys = normal(0, 1, H, T, K), normal(1, 1, H, T, K)
 
   def scores(shift):
-    positions = (np.arange(T) * 3 + shift)[None]
+    positions = (jnp.arange(T) * 3 + shift)[None]
     turned = [attention.rotary(x, positions, 100.0) for x in (queries, keys)]
     return jnp.einsum("bhtk,bhsk->bhts", *turned)
 
@@ -27,8 +28,8 @@ def test_rotary_scores_depend_on_differences_alone():
 
 def test_rotary_by_hand():
   # Coordinates 0 and 2 turn by 2, and 1 and 3 by 2 / sqrt(100).
-  x = np.array([1, 3, 0, 4], np.float32)[None, None, None]
-  turned = attention.rotary(x, np.array([[2]]), 100.0)[0, 0, 0]
+  x = jnp.array([1, 3, 0, 4], jnp.float32)[None, None, None]
+  turned = attention.rotary(x, jnp.array([[2]]), 100.0)[0, 0, 0]
   sin, cos = np.sin(0.2), np.cos(0.2)
   expected = [np.cos(2), 3 * cos - 4 * sin, np.sin(2), 4 * cos + 3 * sin]
   np.testing.assert_allclose(turned, expected, rtol=1e-5)
@@ -59,7 +60,7 @@ def attend(module, params, x, bias):
 @pytest.mark.parametrize("scaled", [True, False])
 def test_attention_by_hand(scaled):
   params, x = attention_params(2), normal(5, B, T, D)
-  bias = attention.mask_bias(np.tri(T, dtype=bool))[None, None]
+  bias = attention.mask_bias(jnp.tri(T, dtype=bool))[None, None]
   got = attend(make_attention(scaled=scaled), params, x, bias)
   mixed = np.zeros((B, T, H, K))
   for b, t, h in np.ndindex(B, T, H):
@@ -78,7 +79,7 @@ def test_shared_heads_are_repeated_ones():
   params, x = attention_params(2), normal(6, B, T, D)
   kernel = params["key_value"]["kernel"].repeat(2, axis=2)
   repeated = params | {"key_value": {"kernel": kernel}}
-  bias = np.zeros((1, 1, T, T), np.float32)
+  bias = jnp.zeros((1, 1, T, T))
   np.testing.assert_allclose(
     attend(make_attention(), params, x, bias),
     attend(make_attention(num_kv_heads=H), repeated, x, bias),
@@ -89,7 +90,7 @@ def test_shared_heads_are_repeated_ones():
 
 def test_a_segment_bias_joins_equal_segments():
   bias = attention.segment_bias(
-    np.array([[1, 2, 0]]), np.array([[1, 1, 2, 3, 0]])
+    jnp.array([[1, 2, 0]]), jnp.array([[1, 1, 2, 3, 0]])
   )
   assert bias.shape == (1, 1, 3, 5)
   np.testing.assert_array_equal(
@@ -100,9 +101,9 @@ def test_a_segment_bias_joins_equal_segments():
 
 
 def test_slots_are_written_from_the_one_given():
-  cache = {name: np.zeros((1, 2, 6, 3)) for name in ("keys", "values")}
-  new = (np.full((1, 2, 2, 3), 1.0), np.full((1, 2, 2, 3), 2.0))
-  kept = attention.write_slots(cache | {"source": 7}, new, 3)
+  cache = {name: jnp.zeros((1, 2, 6, 3)) for name in ("keys", "values")}
+  new = (jnp.full((1, 2, 2, 3), 1.0), jnp.full((1, 2, 2, 3), 2.0))
+  kept = attention.write_slots(cache | {"source": 7}, new, jnp.asarray(3))
   assert kept["source"] == 7
   for name, value in (("keys", 1), ("values", 2)):
     np.testing.assert_array_equal(

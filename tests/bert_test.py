@@ -244,7 +244,7 @@ def test_microbatches_add_up():
 
 
 def test_a_sequence_longer_than_the_positions_is_an_error():
-  batch = make_batch(length=13)
+  batch = jax.device_put(make_batch(length=13))
   with pytest.raises(ValueError, match=r"13 tokens.*max_length = 12"):
     BertMaskedLM(TINY).loss_fn(make_params(TINY), batch, FULL, None)
 

@@ -22,7 +22,7 @@ def compiled_steps(execution, step_fn, start=0, draws=None):
   return CompiledSteps(
     jax.jit(step_fn),
     shape,
-    shape,
+    {"number": shape},
     draws or draw_table({"stack": POLICY}, KEY, 9, execution),
     start=start,
     partitioner=Partitioner(),
@@ -55,7 +55,7 @@ def test_each_length_is_compiled_once_in_order(execution, start, compiled):
 
   def step(state, batch, draws):
     traced.append(draws["stack"].scale.shape[0])
-    return state + batch
+    return state + batch["number"]
 
   with compiled_steps(execution, step, start) as steps:
     for number in range(start, 9):

@@ -1,7 +1,9 @@
-"""Set before jax is imported.
+"""What holds for all tests, set up before they import JAX and raptr_jax.
 
 Eight devices, so that sharding is real, and little optimisation: the tests
-compile many small programs and run each a few times.
+compile many small programs and run each a few times. Every call checks its
+annotations, the shapes of its arrays included, and no array gains axes to
+match another one's.
 """
 
 import os
@@ -20,9 +22,53 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 
 import tempfile
+from typing import Protocol
 
 import jax
+import jaxtyping
 import orbax.checkpoint as ocp
+from beartype import BeartypeConf, FrozenDict, beartype
+
+# Modules that work on arrays. Tests of the others replace classes by doubles.
+CHECKED = (
+  "contracts",
+  "methods",
+  "models",
+  "data",
+  "reports",
+  "training",
+  "inference.beam_search",
+  "inference.decoding",
+  "inference.generate",
+  "theory",
+)
+
+
+def check_types(function):
+  """Checks arguments and results of a function against its annotations.
+
+  Not those of constructors: JAX calls those of pytrees with placeholders, such
+  as shapes and shardings. Protocols accept every object, since looking for a
+  dataset's attributes would open its data.
+  """
+  if function.__name__ == "__init__":
+    return function
+  protocols = {
+    protocol: object
+    for protocol in Protocol.__subclasses__()
+    if protocol.__module__.startswith("raptr_jax.")
+  }
+  conf = BeartypeConf(
+    is_pep484_tower=True,  # An int is a float.
+    hint_overrides=FrozenDict(protocols),
+  )
+  return beartype(conf=conf)(function)
+
+
+jaxtyping.install_import_hook(
+  [f"raptr_jax.{module}" for module in CHECKED], "tests.conftest.check_types"
+)
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Saved by all eight devices, a replicated array would be cut into pieces by
 # programs of their own.

@@ -75,7 +75,7 @@ def test_an_evaluation_of_a_later_stage_is_not_just_after(tmp_path):
   assert "| 3 | 20 | 11.5 | n/a | 3.5000 | n/a |" in page
 
 
-def test_training_and_path_entrys_are_no_full_evaluations(tmp_path):
+def test_training_and_path_entries_are_no_full_evaluations(tmp_path):
   page = page_of(tmp_path, [train_entry(10, 1.0), path_entry(10, 6, 2.0)])
   assert "| 2 | 10 | 9 | n/a | n/a | n/a |" in page
 

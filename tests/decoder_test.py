@@ -14,13 +14,14 @@ BILLION = DecoderConfig(32_128, 24, 2048, 16, 7680)
 
 
 def rms_norm(x, scale):
-  return x / jnp.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * scale
+  root = jnp.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+  return x / root * scale[None, None]
 
 
 def turn(x, positions):
   """RoPE by complex numbers, on x [B, T, H, K]."""
   half = x.shape[-1] // 2
-  angle = positions[..., None] / 10_000 ** (jnp.arange(half) / half)
+  angle = positions[..., None] / 10_000 ** (jnp.arange(half) / half)[None, None]
   z = (x[..., :half] + 1j * x[..., half:]) * jnp.exp(1j * angle)[:, :, None]
   return jnp.concatenate([z.real, z.imag], axis=-1)
 

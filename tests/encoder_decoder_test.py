@@ -43,11 +43,12 @@ def position_bias(params, queries, keys, config, *, bidirectional):
       max_distance=config.max_distance,
     )
   )(offset)
-  return params["embedding"][:, buckets]
+  return params["embedding"][:, buckets][None]
 
 
 def rms_norm(x, params):
-  return x / jnp.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * params["scale"]
+  root = jnp.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+  return x / root * params["scale"][None, None]
 
 
 def attend(x, source, params, allowed, bias=0.0):
@@ -93,7 +94,8 @@ def reference(params, batch, paths, config):
   encoded = rms_norm(x, params["encoder_norm"])
 
   x = table[batch["tokens"]]
-  same = (ids[:, :, None] == ids[:, None, :]) & jnp.tri(length, dtype=bool)
+  causal = jnp.tri(length, dtype=bool)[None]
+  same = (ids[:, :, None] == ids[:, None, :]) & causal
   crossing = ids[:, :, None] == source_ids[:, None, :]
   bias = position_bias(
     params["decoder_positions"], length, length, config, bidirectional=False
@@ -135,7 +137,7 @@ def test_it_is_its_formulas_over_any_path():
 
 def buckets_of(offsets, *, bidirectional):
   positions = RelativePositions(1, 32, 128, bidirectional, 1.0)
-  everything = np.arange(-200, 201)
+  everything = jnp.arange(-200, 201)
   found = np.asarray(positions.bucket(everything))
   expected = [
     bucket(x, 32, bidirectional=bidirectional) for x in range(-200, 201)

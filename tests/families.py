@@ -150,13 +150,13 @@ def reached(model, params, batch):
 
   @jax.jit
   @jax.jacrev
-  def jacobian(table):
+  def jacobian(table, batch):
     swapped = params | {"token_embedding": {"embedding": table}}
     row = logits(model, swapped, batch, full_paths(model.stacks))[0]
     return losses.token_log_likelihood(row, batch["targets"][0])
 
   table = params["token_embedding"]["embedding"]
-  return np.asarray(jacobian(table) != 0).any(-1)
+  return np.asarray(jacobian(table, batch) != 0).any(-1)
 
 
 def matrix(*rows):

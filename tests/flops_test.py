@@ -1,5 +1,6 @@
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -35,7 +36,8 @@ def unrolled_flops(config: BertConfig, batch) -> float:
       one = module.stack.make_block(parent=None)
       for i in range(config.num_layers):
         layer = jax.tree.map(lambda p, i=i: p[i], layers)
-        x = one.apply({"params": layer}, x, 1.0, bias, deterministic=True)
+        scale = jnp.ones(())
+        x = one.apply({"params": layer}, x, scale, bias, deterministic=True)
       return module.predict(x, batch["target_positions"]).sum()
 
     return block.apply({"params": params}, batch, method=blocks)

@@ -23,7 +23,7 @@ class Chain:
 
   def start(self, params, prompts, lengths, paths, max_new_tokens):
     self.traces += 1
-    end = lengths[:, None] - 1 + jnp.arange(-1, 1)
+    end = lengths[:, None] - 1 + jnp.arange(-1, 1)[None]
     last = jnp.take_along_axis(prompts, jnp.maximum(end, 0), axis=1)
     return params[last[:, 0], last[:, 1]], {
       "last": last[None],

@@ -165,9 +165,11 @@ def test_errors_name_value_and_binding():
     plan((4.5, 6), "last")
   with pytest.raises(ValueError, match="from 2 to 6 .*no last block of 4"):
     plan((2, 6), "last")
-  with pytest.raises(ValueError, match="5 layers are not made of blocks of 3"):
+  with pytest.raises(
+    ValueError, match="5 layers do not divide into blocks of 3"
+  ):
     plan((5, 8), "middle")
-  with pytest.raises(ValueError, match="9 layers are no multiple of 6"):
+  with pytest.raises(ValueError, match="9 layers are not a multiple of 6"):
     plan((6, 9), "repeated")
   with pytest.raises(ValueError, match="cannot grow from 6 to 3"):
     plan((6, 3, 12), "last")

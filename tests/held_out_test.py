@@ -33,13 +33,12 @@ def recording_evaluator(monkeypatch):
   """An evaluator that runs nothing, and the list of the paths it is asked."""
   seen = []
   evaluator = make_evaluator()
-  monkeypatch.setattr(
-    evaluator,
-    "_mean",
-    lambda params, paths: seen.extend(
-      p["stack"].indices.tolist() for p in paths
-    ),
-  )
+
+  def record(params, paths):
+    seen.extend(path["stack"].indices.tolist() for path in paths)
+    return {}
+
+  monkeypatch.setattr(evaluator, "_mean", record)
   return evaluator, seen
 
 

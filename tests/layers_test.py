@@ -9,13 +9,14 @@ D = 8
 
 
 def normal(seed, *shape):
-  return np.random.default_rng(seed).normal(0, 1, shape).astype(np.float32)
+  values = np.random.default_rng(seed).normal(0, 1, shape)
+  return jnp.asarray(values, jnp.float32)
 
 
 def test_rms_norm_and_gated_mlp_by_hand():
   norm = layers.RMSNorm(epsilon=0.5)
-  x = np.array([[1, 2]], np.float32)
-  out = norm.apply({"params": {"scale": np.array([1, 2], np.float32)}}, x)
+  x = jnp.array([[1, 2]], jnp.float32)
+  out = norm.apply({"params": {"scale": jnp.array([1, 2], jnp.float32)}}, x)
   np.testing.assert_allclose(out, [np.array([1, 4]) / np.sqrt(3)], rtol=1e-6)
 
   wi, wo, x = normal(7, D, 2, 3), normal(8, 3, D), normal(9, 1, 1, D)
@@ -30,7 +31,7 @@ def test_fan_in_counts_inputs_and_not_heads():
   kernel = layers.fan_in(0.25)(jax.random.key(0), (100, 400), jnp.float32)
   assert kernel.std() == pytest.approx((0.25 / 100) ** 0.5, rel=0.02)
   dense = layers.Dense((4, 100), ("embed", "heads", "kv"), layers.fan_in())
-  params = dense.init(jax.random.key(0), np.zeros((1, 100), np.float32))
+  params = dense.init(jax.random.key(0), jnp.zeros((1, 100)))
   kernel = params["params"]["kernel"].value
   assert kernel.shape == (100, 4, 100)
   assert kernel.std() == pytest.approx(0.1, rel=0.02)

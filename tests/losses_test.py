@@ -4,20 +4,21 @@ import numpy as np
 import pytest
 
 from raptr_jax.models import losses
+from raptr_jax.models.layers import dense
 
 RNG = np.random.default_rng(0)
-LOGITS = RNG.normal(size=(3, 4, 7)).astype(np.float32)
-TARGETS = RNG.integers(0, 7, (3, 4))
-WEIGHTS = np.asarray([[1, 1, 1, 0], [1, 2, 0, 0], [1, 1, 1, 1]], np.float32)
-HIDDEN = RNG.normal(size=(3, 4, 5)).astype(np.float32)
+LOGITS = jnp.asarray(RNG.normal(size=(3, 4, 7)), jnp.float32)
+TARGETS = jnp.asarray(RNG.integers(0, 7, (3, 4)))
+WEIGHTS = jnp.asarray([[1, 1, 1, 0], [1, 2, 0, 0], [1, 1, 1, 1]], jnp.float32)
+HIDDEN = jnp.asarray(RNG.normal(size=(3, 4, 5)), jnp.float32)
 HEAD = {
-  "kernel": RNG.normal(size=(5, 7)).astype(np.float32),
-  "bias": RNG.normal(size=7).astype(np.float32),
+  "kernel": jnp.asarray(RNG.normal(size=(5, 7)), jnp.float32),
+  "bias": jnp.asarray(RNG.normal(size=7), jnp.float32),
 }
 
 
 def head_of(params):
-  return lambda x: x @ params["kernel"] + params["bias"]
+  return lambda x: dense(x, params["kernel"], params["bias"])
 
 
 def test_log_likelihood_is_that_of_log_softmax():

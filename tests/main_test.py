@@ -111,7 +111,7 @@ def test_mistakes_get_one_clear_error(argument, message):
   [
     ("--gin.EXECUTION='fast'", "EXECUTION = 'fast', expected one of"),
     ("--gin.CHECKPOINT_PERIOD=0", "Checkpointer.period = 0"),
-    ("--gin.NUM_LAYERS='x'", ""),
+    ("--gin.RANDOM_SEED='x'", ""),
   ],
 )
 def test_an_error_ends_the_program_without_a_traceback(

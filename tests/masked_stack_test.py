@@ -95,7 +95,7 @@ def test_a_path_without_layers_is_the_identity(execution):
 
 
 def loss(out):
-  return (out * jnp.cos(jnp.arange(D))).sum(), out
+  return (out * jnp.cos(jnp.arange(D))[None, None]).sum(), out
 
 
 def assert_close(got, expected):

@@ -34,7 +34,8 @@ def test_flops_spent_add_up_over_the_drawn_paths(tmp_path):
     path_lengths=(2.5, 4), total_steps=12, num_layers=LAYERS
   )
   plan = make_plan(tmp_path, policy=policies.raptr(schedule=schedule))
-  steps = [plan.step_flops.step({"stack": k}) for k in plan.draws.path_lengths]
+  lengths = plan.draws.path_lengths.tolist()
+  steps = [plan.step_flops.step({"stack": k}) for k in lengths]
   for done in (0, 1, 7, 12):
     assert plan.flops_spent(done) == pytest.approx(sum(steps[:done]))
 

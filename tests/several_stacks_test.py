@@ -23,7 +23,12 @@ from raptr_jax.training.loop import train
 from raptr_jax.training.partitioning import Partitioner
 from raptr_jax.training.state import init_state
 from raptr_jax.training.train_step import train_step
-from tests.toy import ToyDataset, ToyEncoderDecoder, make_experiment
+from tests.toy import (
+  ToyDataset,
+  ToyEncoderDecoder,
+  make_experiment,
+  shared_programs,
+)
 
 KEY = jax.random.key(0)
 MODEL = ToyEncoderDecoder()
@@ -31,6 +36,12 @@ MASKS = {
   "encoder": np.asarray([True, False, True]),
   "decoder": np.asarray([False, True, True, False]),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs():
+  with shared_programs():
+    yield
 
 
 def schedule(lengths, **kwargs):
@@ -170,16 +181,21 @@ def test_each_combination_of_lengths_is_a_program(execution, compiled):
 
   def step(state, batch, draws):
     traced.append(tuple(draw.scale.shape[0] for draw in draws.values()))
-    return state
+    return state, {"number": batch["number"]}
 
   place = Partitioner()
   number = jax.ShapeDtypeStruct((), jnp.float32, sharding=place.replicated)
   zero = place.put_replicated(np.zeros((), np.float32))
   with CompiledSteps(
-    jax.jit(step), number, number, table, start=0, partitioner=place
+    jax.jit(step),
+    number,
+    {"number": number},
+    table,
+    start=0,
+    partitioner=place,
   ) as steps:
     for index in range(5):
-      steps(index, zero, zero)
+      steps(index, zero, {"number": zero})
   # A jitted function has its arguments sorted by name: the decoder is first.
   assert [tuple(reversed(lengths)) for lengths in traced] == compiled
 
@@ -197,7 +213,7 @@ def one_step(**optimizer):
   batch = next(ToyDataset().batches(0))
 
   @jax.jit
-  def step(state):
+  def step(state, batch):
     return train_step(
       state,
       batch,
@@ -207,7 +223,7 @@ def one_step(**optimizer):
       dropout_key=KEY,
     )[0]
 
-  return jax.device_get((state, step(state)))
+  return jax.device_get((state, step(state, batch)))
 
 
 def moved_rows(before, after):
@@ -230,11 +246,11 @@ def test_skipped_layers_of_each_stack_have_no_gradient(execution):
   batch = next(ToyDataset().batches(0))
 
   @jax.jit
-  def gradient(params, draws):
+  def gradient(params, batch, draws):
     loss = lambda *args: MODEL.loss_fn(*args)[0]  # noqa: E731
     return jax.grad(loss)(params, batch, draws, KEY)
 
-  grads = gradient(params, draws_of(MASKS, execution))
+  grads = gradient(params, batch, draws_of(MASKS, execution))
   nothing = jax.tree.map(np.zeros_like, grads)
   seen = list(moved_rows(nothing, jax.device_get(grads)))
   assert len(seen) == 8

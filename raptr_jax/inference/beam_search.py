@@ -24,7 +24,7 @@ class _Beams(NamedTuple):
 
   tokens: Int[Array, "B E N"]
   scores: Float[Array, "B E"]
-  rows: Int[Array, "B*E"]
+  rows: Int[Array, "rows"]
   best_tokens: Int[Array, "B N"]
   best_scores: Float[Array, "B"]
 
@@ -80,7 +80,7 @@ def search_beams(
 
 def _advance(
   step: int | Int[Array, ""],
-  logits: Float[Array, "B*E V"],
+  logits: Float[Array, "rows V"],
   beams: _Beams,
   *,
   decoding: Decoding,

@@ -83,7 +83,7 @@ def generate(
   paths: Mapping[str, LayerPath],
   *,
   decoding: Decoding,
-  eos_id: int,
+  eos_id: int | Int[Array, ""],
   keys: Key[Array, "B"] | None = None,
 ) -> Generated:
   """Continues prompts until all have ended, or N tokens are written.

@@ -11,7 +11,7 @@ A way to grow is a function (n, m) -> the source of each of the m layers.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from raptr_jax.methods.schedule import StageSchedule
 
 OPTIMIZER_STATES = ("copy", "reset")
 Tree = TypeVar("Tree")
+Leaf: TypeAlias = Array | np.ndarray
 
 
 def last_block(old: int, new: int) -> list[int]:
@@ -39,7 +40,7 @@ def middle_block(old: int, new: int) -> list[int]:
   """
   size = new - old
   if old % size:
-    raise ValueError(f"{old} layers are not made of blocks of {size}")
+    raise ValueError(f"{old} layers do not divide into blocks of {size}")
   end = -(-(old // size) // 2) * size
   return [*range(end), *range(end - size, old)]
 
@@ -50,7 +51,7 @@ def repeated(old: int, new: int) -> list[int]:
   A model of one layer gives its parameters to all others.
   """
   if old == 0 or new % old:
-    raise ValueError(f"{new} layers are no multiple of {old}")
+    raise ValueError(f"{new} layers are not a multiple of {old}")
   return [i % old for i in range(new)]
 
 
@@ -172,16 +173,16 @@ def grow(
 
   Args:
     params: leaves of layer stacks are [L, ...]; other leaves stay.
-    opt_state: likewise.
+    opt_state: the optimizer's state, by the same rule.
     sources: for each stack: row i becomes row source[i].
     resets: for each stack: rows of the optimizer state that become zero.
   """
 
-  def rearranged(path: TreePath, leaf: Array) -> Array:
+  def rearranged(path: TreePath, leaf: Leaf) -> Leaf:
     source = of_stack(path, sources)
     return leaf if source is None else leaf[source]
 
-  def rearranged_state(path: TreePath, leaf: Array) -> Array:
+  def rearranged_state(path: TreePath, leaf: Leaf) -> Leaf:
     source, reset = of_stack(path, sources), of_stack(path, resets)
     if source is None or reset is None:
       return leaf

@@ -155,8 +155,8 @@ def constant(
     raise ValueError("Set FLOP_FACTOR or policies.constant.path_length.")
   if not fixed.sum() <= path_length <= num_layers:
     raise ValueError(
-      f"constant.path_length = {path_length:g}, expected {int(fixed.sum())} (the"
-      f" fixed layers) to {num_layers} (all): set another FLOP_FACTOR or"
+      f"constant.path_length = {path_length:g}, expected {int(fixed.sum())}"
+      f" (the fixed layers) to {num_layers} (all): set another FLOP_FACTOR or"
       " policies.constant.path_length."
     )
   probabilities = path_keep_probabilities(path_length, fixed)

@@ -81,8 +81,8 @@ def stage_schedule(
 
   Stage s of k lasts s^a / (1^a + ... + k^a) of the time, as in MidAS (Saunshi
   et al., 2024). RaPTr (arXiv 2402.05913) has equal stages, a = 0; proportional
-  ones have a = 1. For 12 layers, 6-8-10-12 has a FLOP factor of 1.333 with equal
-  stages, and of 1.2 with proportional ones.
+  ones have a = 1. For 12 layers, 6-8-10-12 has a FLOP factor of 1.333 with
+  equal stages, and of 1.2 with proportional ones.
 
   Args:
     path_lengths: expected path length of each stage, each in [1, L].

@@ -2,8 +2,8 @@
 
 With `norm="post"`, `activation="gelu"` and `layer_norm_epsilon=1e-12` this *is*
 the original BERT (arXiv 1810.04805); `published_bert.py` maps its tensors to
-ours. `norm="pre"` instead normalises the input of each branch, and the output of
-the stack.
+ours. `norm="pre"` instead normalises the input of each branch, and the output
+of the stack.
 """
 
 import dataclasses

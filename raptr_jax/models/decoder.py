@@ -3,8 +3,8 @@
 Pre-norm blocks with RMSNorm (arXiv 1910.07467), rotary positions (2104.09864),
 optional grouped-query attention (2305.13245) and a gated MLP (2002.05202). A
 prefix language model reads the inputs of an example in both directions, and
-writes the targets from left to right; a causal one reads and writes from left to
-right.
+writes the targets from left to right; in a causal one, inputs too are read from
+left to right.
 """
 
 import dataclasses
@@ -173,7 +173,7 @@ class DecoderBlock(nn.Module):
     mixed: Float[Array, "B T D"],
     deterministic: bool,
   ) -> Float[Array, "B T D"]:
-    """Adds the branches: attention, which is `mixed`, and MLP."""
+    """Adds the branches: attention (`mixed`) and MLP."""
     mixed = self.dropout(mixed, deterministic)
     changed = self.mlp(self.mlp_norm(x + mixed), deterministic)
     out: Array = x + scale * (mixed + self.dropout(changed, deterministic))
@@ -260,7 +260,7 @@ class Decoder(nn.Module):
     bias: Float[Array, "B 1 T S"],
     positions: Int[Array, "B T"],
   ) -> tuple[Float[Array, "B T D"], Cache]:
-    """Hidden states of T more tokens, which take the next slots of the cache."""
+    """Hidden states of T more tokens; they take the next slots of the cache."""
     slot = cache["slot"]
     x, kept = self.stack.extend(
       self.embed(tokens), path, cache["layers"], bias, positions, slot

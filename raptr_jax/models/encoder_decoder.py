@@ -212,7 +212,7 @@ class DecoderBlock(nn.Module):
     cross_bias: Float[Array, "B 1 T S"],
     deterministic: bool,
   ) -> Hidden:
-    """Adds the branches: self-attention, `mixed`, then cross-attention and MLP."""
+    """Adds the branches: self-attention (`mixed`), cross-attention, MLP."""
     branches = self.dropout(mixed, deterministic)
     crossed = self.cross_attention.attend(
       self.cross_attention_norm(x + branches),
@@ -319,7 +319,7 @@ class EncoderDecoder(nn.Module):
     return self.logits(self.hidden(batch, draws))
 
   def source(self, encoded: Encoded, path: LayerPath) -> KeysValues:
-    """Keys and values of the encoder's output, for each layer of the decoder."""
+    """Keys and values of the encoder's output, for each decoder layer."""
     keys, values = self.decoder.each(path, "source", encoded)
     return keys, values
 

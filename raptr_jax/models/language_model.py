@@ -1,7 +1,7 @@
 """What all families of language models share: loss and scores."""
 
 import abc
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -11,7 +11,6 @@ from raptr_jax.models import losses
 from raptr_jax.models.layers import apply
 
 
-@runtime_checkable
 class LossConfig(Protocol):
   """What the loss of a language model depends on.
 

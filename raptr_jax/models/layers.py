@@ -188,8 +188,8 @@ class GatedMlp(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "B T D"], deterministic: bool = True
-  ) -> Float[Array, "B T D"]:
+    self, x: Float[Array, "*batch D"], deterministic: bool = True
+  ) -> Float[Array, "*batch D"]:
     hidden: Array = Dense(
       (2, self.mlp_dim),
       ("embed", "gate", "mlp"),
@@ -214,7 +214,7 @@ class Mlp(nn.Module):
   kernel_init: Initializer
 
   @nn.compact
-  def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+  def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
     init = self.kernel_init
     wi = Dense((self.mlp_dim,), ("embed", "mlp"), init, name="wi")
     wo = Dense((x.shape[-1],), ("mlp", "embed"), init, name="wo")

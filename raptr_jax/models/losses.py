@@ -157,7 +157,7 @@ def _by_chunks(
   """Calls a function on one chunk of the arrays [tokens, ...] after another.
 
   The arrays are padded with zeros to whole chunks. The backward pass runs the
-  function again: values kept for it would be those of all chunks.
+  function again: kept values would add up over all chunks.
 
   Returns:
     What the function returns, stacked. Chunk c has tokens c, c + number of

@@ -25,7 +25,7 @@ from raptr_jax.contracts import Cache, DropoutKey, LayerDraw, LayerPath, Params
 from raptr_jax.models.layers import apply
 from raptr_jax.models.remat import checkpoint
 
-Hidden: TypeAlias = Float[Array, "B T D"]
+Hidden: TypeAlias = Float[Array, "*batch D"]
 Index: TypeAlias = Int[Array, ""]
 Scale: TypeAlias = Float[Array, ""]
 # Runs a block on x: (parameters of a layer, x, its index, its scale) -> x.

@@ -287,5 +287,5 @@ def _plain(value: Any) -> Any:
   return value
 
 
-def _shown(value: float | None, form: str) -> str:
+def _shown(value: float | np.floating | None, form: str) -> str:
   return "n/a" if value is None else format(value, form)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"
@@ -67,11 +67,11 @@ class RunSeries:
   summary: dict[str, Any]
   steps: Float[np.ndarray, "n"]
   losses: Float[np.ndarray, "n"]
-  flops: Float[np.ndarray, "n + 1"]
+  flops: Float[np.ndarray, "n+1"]
   full: dict[int, float]
   by_length: dict[int, float]
 
-  def flops_at(self, steps: Float[np.ndarray, "m"]) -> Float[np.ndarray, "m"]:
+  def flops_at(self, steps: Num[np.ndarray, "m"]) -> Float[np.ndarray, "m"]:
     """FLOPs until `steps`, interpolated between training entries."""
     return np.interp(steps, np.append(0, self.steps), self.flops)
 

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 BLOCK = 32  # Layers after which the number of parallel networks grows.
 
@@ -120,8 +120,9 @@ def bypass_changes(
     y = jnp.concatenate([y, jnp.repeat(y[-1:], len(block), axis=0)])
     indices = start + jnp.arange(len(block))
     y, _ = jax.lax.scan(run_layer, y, (indices, block))
-  change = jnp.linalg.norm(y[:-1] - y[-1], axis=-1)
-  return change / jnp.linalg.norm(y[-1], axis=-1)
+  full = y[-1:]
+  change = jnp.linalg.norm(y[:-1] - full, axis=-1)
+  return change / jnp.linalg.norm(full, axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames=("depth", "width", "inputs"))
@@ -152,7 +153,8 @@ def measure(
 
 
 def fit_exponents(
-  depths: Sequence[int], gaps: Float[np.ndarray, "N *S"]
+  depths: Sequence[int] | Int[np.ndarray, "N"],
+  gaps: Float[np.ndarray, "N *S"],
 ) -> Float[np.ndarray, "*S"]:
   """Least-squares slopes of log(gap) over log(depth), for each seed.
 
@@ -163,4 +165,5 @@ def fit_exponents(
   """
   if len(depths) < 2:
     raise ValueError(f"depths = {tuple(depths)}, expected at least two.")
-  return np.polyfit(np.log(depths), np.log(gaps), 1)[0]
+  slopes, _ = np.polyfit(np.log(depths), np.log(gaps), 1)
+  return np.asarray(slopes)

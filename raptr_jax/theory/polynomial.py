@@ -65,7 +65,7 @@ class ParityTarget:
     return self.parities(x) @ self.coefficients
 
   def project(
-    self, outputs: Float[Array, "2**n"], x: Float[Array, "2**n n"]
+    self, outputs: Float[Array, "points"], x: Float[Array, "points n"]
   ) -> Float[Array, "J"]:
     """A function's coefficients of the target's terms.
 
@@ -124,7 +124,7 @@ def random_target(
   return ParityTarget(np.array(members), coefficients)
 
 
-def all_inputs(num_bits: int) -> Float[np.ndarray, "2**n n"]:
+def all_inputs(num_bits: int) -> Float[np.ndarray, "points n"]:
   """Every x in {-1, 1}^n once."""
   inputs = list(itertools.product([-1.0, 1.0], repeat=num_bits))
   return np.array(inputs, np.float32)
@@ -312,7 +312,7 @@ def _train_steps(
 def _evaluate(
   params: Params,
   target: ParityTarget,
-  inputs: Float[Array, "2**n n"],
+  inputs: Float[Array, "points n"],
   *,
   model: ResidualMlp,
 ) -> tuple[Float[Array, ""], Float[Array, "J"]]:

@@ -39,7 +39,7 @@ class CompiledSteps(contextlib.AbstractContextManager["CompiledSteps"]):
     Args:
       step_fn: a jitted (state, batch, draws) -> (state, metrics).
       abstract_state: shapes, types and placement of the state.
-      abstract_batch: likewise of a batch.
+      abstract_batch: those of a batch.
       draws: of the whole run.
       start: first step that will run.
       partitioner: places the draws.

@@ -26,7 +26,9 @@ def print_plan(experiment: Experiment) -> None:
     f" (dense: {plan.dense_flops:.4g})",
     "FLOP factor over dense, blocks": f"{plan.flop_factor_nominal:.3f} nominal,"
     f" {plan.flop_factor_spent:.3f} with this seed's draws",
-    "FLOP factor, embeddings and head too": f"{plan.flop_factor_whole_step:.3f}",
+    "FLOP factor, embeddings and head too": (
+      f"{plan.flop_factor_whole_step:.3f}"
+    ),
     "solved for the FLOP factor": _solved_for(experiment),
     "tokens": f"{plan.total_steps * plan.batch_tokens:,}"
     f" ({plan.batch_tokens:,} a step)",

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,6 @@ from raptr_jax.training.partitioning import Partitioner
 Part = TypeVar("Part")
 
 
-@runtime_checkable
 class AtEnd(Protocol):
   """A task for the trained model at the end of a run.
 
@@ -33,7 +32,7 @@ class AtEnd(Protocol):
   def file_name(self) -> str: ...
 
   def open(self) -> None:
-    """Raises, before training, any error that would otherwise come after it."""
+    """Raises now, before training, what would otherwise fail after it."""
 
   def __call__(
     self, model: Model, params: Params, partitioner: Partitioner
@@ -137,7 +136,7 @@ class Experiment:
 
   @property
   def boundaries(self) -> tuple[int, ...]:
-    """Steps at which a stage of any stack begins, but for step 0."""
+    """Steps at which a stage of any stack begins, except step 0."""
     steps = (set(policy.boundaries) for policy in self.policies.values())
     return tuple(sorted(set().union(*steps)))
 
@@ -166,7 +165,7 @@ class Experiment:
     if set(part) != set(self.model.stacks):
       raise ValueError(
         f"{macro} is for the stacks {sorted(part)}, but the model has"
-        f" {sorted(self.model.stacks)}: give one for each stack, or one for all."
+        f" {sorted(self.model.stacks)}: set one for each, or one for all."
       )
     return {name: part[name] for name in self.model.stacks}
 
@@ -190,7 +189,7 @@ class Experiment:
         )
 
   def open(self) -> None:
-    """Opens the data, and whatever runs at the end.
+    """Opens the data and the `at_end` tasks.
 
     Raises:
       FileNotFoundError: if the data is not prepared.

@@ -28,6 +28,10 @@ from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.metrics import unigram_loss
 from raptr_jax.training.partitioning import Partitioner
 
+# (keys [N], keep probabilities [L]) -> masks [N, L]. Without jit, each of its
+# operations would be compiled by itself.
+_draw_masks = jax.jit(jax.vmap(exact, (0, None)))
+
 
 class HeldOutEvaluator:
   """Evaluates a model, always on the same batches and masked tokens.
@@ -96,8 +100,8 @@ class HeldOutEvaluator:
     """Mean loss of the full model, in nats, on the examples of each kind.
 
     Returns:
-      Losses by kind, in the order of `Dataset.example_kinds`, without kinds that
-      the held-out batches lack. Empty if there is only one kind.
+      Losses by kind, in the order of `Dataset.example_kinds`, without kinds
+      that the held-out batches lack. Empty if there is only one kind.
     """
     if not self._example_kinds:
       return {}
@@ -135,7 +139,7 @@ class HeldOutEvaluator:
       fixed = always_run[name] & (always_run[name].sum() <= length)
       probabilities = path_keep_probabilities(length, jnp.asarray(fixed))
       batch_keys = jax.random.split(keys[name], len(self._batches))
-      masks = jax.vmap(exact, (0, None))(batch_keys, probabilities)
+      masks = _draw_masks(batch_keys, probabilities)
       draws[name] = LayerDraw(np.asarray(masks), np.ones(masks.shape, "f4"))
     table = DrawTable(draws, "gather")
     return self._mean(params, [table.at(i) for i in range(len(self._batches))])

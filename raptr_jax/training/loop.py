@@ -182,7 +182,7 @@ class _Loop:
   def _grown(self, state: TrainState, step: int) -> TrainState:
     """The state with which `step` begins; a stacked model may grow.
 
-    A checkpoint of `step` is from before, and a run that resumes grows again.
+    Checkpoints of `step` hold the state before it: a resumed run grows again.
     """
     sources, resets = row_moves(self.experiment.growths, step)
     if not sources:

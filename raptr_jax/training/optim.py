@@ -1,9 +1,9 @@
 """Optimizers.
 
-Skipped layers have zero gradients, but their moments decay and weight decay
-still acts on them. That is how a plain optimizer behaves, and our default, since
-the paper (arXiv 2402.05913) mentions no other. `freeze_skipped` instead leaves a
-skipped layer unchanged, moments included.
+Skipped layers have zero gradients, but their moments decay, and weight decay
+still acts on them. That is how a plain optimizer behaves, and our default,
+since the paper (arXiv 2402.05913) mentions no other. `freeze_skipped` instead
+leaves a skipped layer unchanged, moments included.
 """
 
 import dataclasses
@@ -152,9 +152,9 @@ def _by_matrix(
   """Applies a transformation to each matrix of parameters by itself.
 
   A parameter [D, ...] is the matrix [D, product of the rest], and each layer of
-  a stack has its own. So has the state: its leaves, even step counts, have a row
-  for each layer of a stack. The state carries no axis names, since its axes are
-  not those of the parameter, and is replicated on all devices.
+  a stack has its own. So does the state: its leaves, even step counts, have a
+  row for each layer of a stack. The state carries no axis names, since its axes
+  are not those of the parameter, and is replicated on all devices.
   """
 
   def as_matrix(x: AnyArray) -> AnyArray:

@@ -1,8 +1,8 @@
 """Places arrays on devices, by the logical names of their axes.
 
-Parameters name their axes (`embed`, `heads`, `mlp`, `vocab`, `layers`, ...), and
-rules map these names to axes of the mesh. Batches are split over `data`; every
-shard of a batch runs the same draw of layers.
+Parameters name their axes (`embed`, `heads`, `mlp`, `vocab`, `layers`, ...),
+and rules map these names to axes of the mesh. Batches are split over `data`;
+every shard of a batch runs the same draw of layers.
 """
 
 import dataclasses

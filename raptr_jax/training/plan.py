@@ -1,8 +1,8 @@
 """What a run will do and what it will cost, known before its first step.
 
-Draws and learning rates are pure functions of the step, so a run can lay all of
-them out in advance. `python -m raptr_jax.main --dry_run` prints a plan; the loop
-takes its draws from one.
+Draws and learning rates are pure functions of the step, so a run can lay all
+of them out in advance. `python -m raptr_jax.main --dry_run` prints a plan; the
+loop takes its draws from one.
 
 FLOP factors are dense FLOPs over this run's, as in the paper: 1.333 saves
 25.0 %. Nominal factors come from expected path lengths, spent ones from drawn
@@ -22,7 +22,7 @@ from raptr_jax.contracts import StepFlops
 from raptr_jax.methods.draws import DrawTable, draw_table
 from raptr_jax.training.experiment import Experiment
 
-# Features of a batch that hold tokens which a model reads.
+# Features of a batch that hold the tokens a model reads.
 TOKENS = ("tokens", "encoder_tokens")
 
 

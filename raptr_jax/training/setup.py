@@ -57,7 +57,7 @@ def initial_state(
     The state, and its progress.
 
   Raises:
-    FileNotFoundError: if there is no initial checkpoint where one should be.
+    FileNotFoundError: if the configured initial checkpoint does not exist.
   """
   step = checkpoints.latest_step()
   if step is not None:
