@@ -20,12 +20,11 @@ setup(
     *find_packages(include=["raptr_jax", "raptr_jax.*", "tasks", "tasks.*"]),
     "raptr_jax.gin",
   ],
-  # gin/ is no Python package of its own: as one it would shadow gin-config.
+  # gin/ must not be a Python package, or it would shadow gin-config.
   # Installed, its files lie beside the modules, where main.py looks for them.
   package_dir={"raptr_jax.gin": "gin"},
   package_data={"raptr_jax.gin": GIN_FILES},
   install_requires=[
-    "absl-py",
     "array-record",
     "filelock",
     "flax",

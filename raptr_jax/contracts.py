@@ -157,9 +157,8 @@ class Model(Protocol):
       dropout_key: None switches dropout off.
 
     Returns:
-      What is minimised, and at least the metrics `loss` (summed cross entropy
-      in nats), `accuracy` (a sum) and `weight` (number of targets), all float32
-      scalars.
+      What is minimised, and the metrics, float32 scalars: at least `loss`
+      (cross entropy in nats), `accuracy` and `weight` (number of targets).
     """
 
   def score_batch(
@@ -176,12 +175,10 @@ class Dataset(Protocol):
 
   Attributes:
     batch_size: examples in a batch, over all hosts.
-    num_examples: examples in an epoch; None if a stream does not tell.
-    unigram_counts: occurrences of each token in the training text; None if
-      unknown.
-    example_kinds: names of the kinds of examples, such as denoisers. The
-      feature `example_kind` [B, 1] of a batch indexes them. Empty if there is
-      only one kind.
+    num_examples: examples in an epoch; None if unknown, as for streams.
+    unigram_counts: of tokens in the training text; None if unknown.
+    example_kinds: names of the kinds of examples, such as denoisers, which the
+      feature `example_kind` [B, 1] of a batch indexes. Empty if there is one.
   """
 
   batch_size: int

@@ -7,7 +7,8 @@ r"""Reproduces a table of results: trains its rows and writes its page.
 Runs are in runs/reproduce/<scale>/<row>/lr_<rate>/seed_<n>. Finished runs are
 not repeated, and tables that have a row in common share its runs. Ctrl-C stops;
 the same command resumes. After each run the page results/<table>_<scale>.md and
-its picture are updated. `--gin.NAME=VALUE` is passed to all runs.
+its picture are updated. `--gin.NAME=VALUE` and
+`--gin_search_paths=FOLDERS` are passed to all runs.
 
 The learning rate is the best of a small grid for dense training of the model
 family. With `--tune` each row is tuned on this grid, and the page's name ends
@@ -45,12 +46,14 @@ TABLES = {
   )
 }
 THEORY = ("theory_lemma", "theory_polynomial")
+# Flags of the training program that are passed on to all runs.
+PASSED_ON = ("--gin.", "--gin_search_paths=")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
   """Trains, plans or reports the table that the flags name."""
   argv = sys.argv[1:] if argv is None else argv
-  overrides = tuple(a for a in argv if a.startswith("--gin."))
+  overrides = tuple(a for a in argv if a.startswith(PASSED_ON))
   args = _parser().parse_args([a for a in argv if a not in overrides])
   try:
     if args.table in THEORY:

@@ -36,7 +36,7 @@ def only_writer(folder: Path, activity: str) -> Iterator[None]:
 
   Args:
     folder: an existing folder.
-    activity: what a writer does, for the message: "preparing", "training".
+    activity: what a writer does, for the message: "preparing", "running".
 
   Raises:
     BlockingIOError: another process is writing to the folder.

@@ -78,10 +78,7 @@ class TextTask:
     """
     path = folder / self.vocabulary_file
     if not path.is_file():
-      raise FileNotFoundError(
-        f"{path} does not exist: run `python scripts/prepare.py` with the "
-        "same --gin_file and --gin flags"
-      )
+      raise FileNotFoundError(not_prepared(path))
     return self._open_vocabulary(path)
 
   def given_vocabulary(self) -> Vocabulary | None:
@@ -226,3 +223,11 @@ class TextTask:
   def _pack(self, documents, vocabulary, length) -> Iterator[Row]:
     framing = self.objective.framing(vocabulary)
     return pack(documents, framing=framing, length=length)
+
+
+def not_prepared(path: Path) -> str:
+  """Message for a file that preparation writes and that is not there."""
+  return (
+    f"{path} does not exist: run `python scripts/prepare.py` with the same "
+    "--gin_file and --gin flags"
+  )

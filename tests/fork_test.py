@@ -139,12 +139,18 @@ def test_a_table_and_its_rows(tmp_path, capsys):
   import reproduce
 
   flags = ["--table", "own_table.TABLE", "--scale", "tiny"]
-  flags += ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path)]
+  flags += [
+    f"--gin_search_paths={FORK}",
+    "--runs",
+    str(tmp_path / "runs"),
+    "--results",
+    str(tmp_path),
+  ]
   reproduce.main([*flags, "--dry_run"])
   plan = capsys.readouterr().out
   # Its paths are 2 to 12 layers long, 7 in the mean, less half a step's growth.
   assert "| triangle | 500 | 1.717x |" in plan
-  assert f"--gin_file={FORK / 'triangle.gin'}" in plan
+  assert f"--gin_file=triangle.gin --gin_search_paths={FORK}" in plan
   reproduce.main([*flags, "--report_only"])
   assert "| triangle | " in (tmp_path / "own_table_tiny.md").read_text("utf-8")
   assert (tmp_path / "own_table_tiny.png").exists()

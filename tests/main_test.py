@@ -110,7 +110,7 @@ def test_mistakes_get_one_clear_error(argument, message):
   ("argument", "message"),
   [
     ("--gin.EXECUTION='fast'", "EXECUTION = 'fast', expected one of"),
-    ("--gin.CHECKPOINT_PERIOD=0", "Checkpointer.period = 0"),
+    ("--gin.CHECKPOINT_PERIOD=0", "checkpoint.Checkpointer.period = 0"),
     ("--gin.RANDOM_SEED='x'", ""),
   ],
 )

@@ -450,7 +450,7 @@ def test_a_page_of_losses_has_the_numbers(setting, tmp_path):
   dense = "difference to dense, full FLOPs"
   equal = "difference to dense, equal FLOPs"
   raptr = bert_rows.RAPTR.label
-  assert column(page, raptr, "solved") == "stage exponent = 0.1234"
+  assert column(page, raptr, "solved for") == "stage exponent = 0.1234"
   assert column(page, raptr, "FLOP factor, nominal") == "1.333x"
   assert column(page, raptr, "spent") == "1.250x"
   assert column(page, raptr, "with embeddings and head") == "1.300x"

@@ -10,6 +10,7 @@ import pytest
 from raptr_jax.contracts import LayerDraw
 from raptr_jax.models.bert import BertMaskedLM
 from raptr_jax.training import optim
+from raptr_jax.training.optim import Optimizer
 from raptr_jax.training.state import init_state
 from raptr_jax.training.train_step import train_step
 from tests.toy import LAYERS, ToyDataset, make_model
@@ -118,7 +119,8 @@ def test_dropout_differs_between_steps_and_microbatches():
 def test_the_step_counts_and_moves_only_kept_layers_by_their_gradient():
   state, batch, _ = setup(dropout_rate=0.0)
   model = make_model(dropout_rate=0.0)
-  plain = optax.with_extra_args_support(optax.sgd(1.0))
+  sgd = optax.with_extra_args_support(optax.sgd(1.0))
+  plain = Optimizer(sgd.init, sgd.update, lambda step: 1.0)
   state = state.replace(opt_state=plain.init(state.params))
   after, metrics = jax.jit(
     functools.partial(train_step, model=model, optimizer=plain, dropout_key=KEY)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from raptr_jax.inference.decoding import Cache, Decoding, Extend, text_lengths
+from raptr_jax.contracts import Cache
+from raptr_jax.inference.decoding import Decoding, Extend, text_lengths
 
 
 class _Beams(NamedTuple):

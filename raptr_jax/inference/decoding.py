@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-Cache: TypeAlias = Any
+from raptr_jax.contracts import Cache
+
 # (tokens [B], cache) -> (logits [B, V] of the next tokens, cache)
 Extend: TypeAlias = Callable[[Array, Cache], tuple[Array, Cache]]
 

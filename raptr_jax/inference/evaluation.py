@@ -93,8 +93,18 @@ class Evaluation:
         f" {self.task.name} is {type(self.task.objective).__name__}: set"
         ' --gin.DOWNSTREAM_TASKS="()".'
       )
+    if self.downstream_tasks and not isinstance(
+      self.experiment.model, Generator
+    ):
+      raise ValueError(
+        f"DOWNSTREAM_TASKS = {self.downstream_tasks!r} needs a model that"
+        f" writes, but {type(self.experiment.model).__name__} lacks start and"
+        ' extend: set --gin.DOWNSTREAM_TASKS="()".'
+      )
     if self.downstream_tasks and not (
-      self.shots and min(self.shots) >= 0 and (self.num_examples or 1) > 0
+      self.shots
+      and min(self.shots) >= 0
+      and (self.num_examples is None or self.num_examples > 0)
     ):
       raise ValueError(
         f"DOWNSTREAM_SHOTS = {self.shots!r}, expected numbers such as (0, 1),"
@@ -105,8 +115,8 @@ class Evaluation:
     devices = self.experiment.partitioner.mesh.shape["data"]
     if self.batch_size < 1 or self.batch_size % devices:
       raise ValueError(
-        f"Evaluation.batch_size = {self.batch_size}, expected a multiple of"
-        f" the {devices} data-parallel devices: set"
+        f"evaluation.Evaluation.batch_size = {self.batch_size}, expected a"
+        f" multiple of the {devices} data-parallel devices: set"
         f" --gin.evaluation.Evaluation.batch_size={devices}."
       )
 
@@ -204,10 +214,10 @@ class Evaluation:
       **evaluator.full(params),
       "loss_by_example_kind": evaluator.by_example_kind(params),
       "loss_by_path_length": {
-        str(sum(lengths.values())): evaluator.by_path_length(
-          params, lengths, plan.always_run, key
-        )["loss"]
-        for lengths in plan.evaluated_lengths()
+        str(length): losses["loss"]
+        for length, losses in evaluator.by_path_lengths(
+          params, plan, key
+        ).items()
       },
     }
 

@@ -7,7 +7,7 @@ own program. N is the most tokens to write, E the number of beams.
 
 import functools
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
 import jax
@@ -15,11 +15,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from raptr_jax.contracts import LayerPath, Model, Params
+from raptr_jax.contracts import Cache, LayerPath, Model, Params
 from raptr_jax.inference.beam_search import search_beams
-from raptr_jax.inference.decoding import Cache, Decoding, Extend, text_lengths
+from raptr_jax.inference.decoding import Decoding, Extend, text_lengths
 
 
+@runtime_checkable
 class Generator(Model, Protocol):
   """A model that writes token by token, with any path of its layers.
 

@@ -74,12 +74,19 @@ class Infilling:
           f" {number}: set --gin.infill.Infilling.{name}."
         )
 
-  def open(self) -> None:
-    """Reads a held-out document, so that a run without text fails at its start.
+  def open(self, model: Model) -> None:
+    """Checks the model, and reads a held-out document, before a run starts.
 
     Raises:
       FileNotFoundError: the task's text is missing.
+      ValueError: the model cannot write.
     """
+    if not isinstance(model, Generator):
+      raise ValueError(
+        "AT_END includes infill.Infilling, which needs a model that writes, but"
+        f" {type(model).__name__} lacks start and extend: set"
+        ' --gin.AT_END="()".'
+      )
     next(iter(self.task.documents("validation")), None)
 
   def __call__(

@@ -24,6 +24,9 @@ from tasks.downstream.task import (
   RankTask,
   Scores,
 )
+from tasks.progress import Progress
+
+LOG_SECONDS = 60.0  # Between two lines of a log.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +81,10 @@ def evaluate_by_prompt(
       task = asked.task
       name = f"{task.name}, {num_shots}-shot"
       prompts = asked.prompts(predictor, num_shots=num_shots, seed=seed)
-      scores = answer(predictor, task, asked.examples, prompts)
+      total = num_texts(task, asked.examples)
+      with Progress(total, unit="text", log_seconds=LOG_SECONDS) as progress:
+        watch = _ignore if console.quiet else _shown_on(progress, name, total)
+        scores = answer(predictor, task, asked.examples, prompts, watch=watch)
       seconds = time.perf_counter() - began
       figures = ", ".join(f"{m} {shown(scores[m])}" for m in task.metrics)
       console.print(f"{name:<20}  {figures}  ({seconds:.0f} s)")
@@ -92,13 +98,30 @@ def evaluate_by_prompt(
       }
 
 
+def _ignore(count: int) -> None:
+  """Watches nothing."""
+
+
+def _shown_on(progress: Progress, name: str, total: int) -> Watch:
+  """A watch that shows how many texts of a task have been read."""
+  began, done = time.perf_counter(), 0
+
+  def watch(count: int) -> None:
+    nonlocal done
+    done += count
+    taken = time.perf_counter() - began
+    progress.update(done, name, taken / done * (total - done))
+
+  return watch
+
+
 def answer(
   predictor: TextPredictor,
   task: DownstreamTask,
   examples: Sequence[Example],
   prompts: Sequence[str],
   *,
-  watch: Watch = lambda count: None,
+  watch: Watch = _ignore,
 ) -> Scores:
   """Has a model answer questions; returns metrics of its answers.
 

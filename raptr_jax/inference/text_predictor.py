@@ -1,7 +1,7 @@
 """A trained language model that scores and writes continuations of text.
 
-It reads a prompt as a prefix language model does, in the form of UL2's denoiser
-S: "[S2S] prompt <extra_id_0>", whose targets begin with that sentinel.
+It puts a prompt as its objective's `continuation` does; UL2, for one, as its
+denoiser S: "[S2S] prompt <extra_id_0>", whose targets begin with that sentinel.
 """
 
 import dataclasses

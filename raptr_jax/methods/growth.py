@@ -96,9 +96,10 @@ class GrowthPlan:
       ("optimizer_state", OPTIMIZER_STATES),
     ):
       value = getattr(self, name)
-      if value not in choices and not callable(value):
+      is_function = name == "new_layers" and callable(value)
+      if value not in choices and not is_function:
         raise ValueError(
-          f"GrowthPlan.{name} = {value!r}, expected one of {choices}."
+          f"growth.GrowthPlan.{name} = {value!r}, expected one of {choices}."
         )
     for step in self.schedule.boundaries:
       self.source(step)
@@ -126,13 +127,13 @@ class GrowthPlan:
       rows = sources(int(old), int(new))
     except ValueError as error:
       raise ValueError(
-        f"GrowthPlan.new_layers = {way!r} cannot grow from"
+        f"growth.GrowthPlan.new_layers = {way!r} cannot grow from"
         f" {old:g} to {new:g} layers: {error}. Set other numbers of layers"
         " (STACKING_LENGTHS, DOUBLING_LENGTHS) or another way to grow."
       ) from None
     if len(rows) != new or not all(0 <= row < new for row in rows):
       raise ValueError(
-        f"GrowthPlan.new_layers = {way!r} gives the sources {rows},"
+        f"growth.GrowthPlan.new_layers = {way!r} gives the sources {rows},"
         f" expected {new:g} rows, each from 0 to {new - 1:g}."
       )
     return np.asarray([*rows, *range(int(new), self.schedule.num_layers)])

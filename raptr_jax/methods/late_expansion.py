@@ -27,8 +27,8 @@ def expansion_schedule(
   """
   if not 0 <= initial_layers < num_layers:
     raise ValueError(
-      f"expansion_schedule.initial_layers = {initial_layers}, expected 0 to"
-      f" {num_layers - 1}, fewer than the model has."
+      f"late_expansion.expansion_schedule.initial_layers = {initial_layers},"
+      f" expected 0 to {num_layers - 1}, fewer than the model has."
     )
   expansion_step = round(expansion_share * total_steps)
   solved_for = {}
@@ -40,7 +40,7 @@ def expansion_schedule(
     raise ValueError(
       f"The expansion from {initial_layers} layers would be at step"
       f" {expansion_step} of {total_steps}: set another FLOP_FACTOR or"
-      " expansion_schedule.expansion_share."
+      " late_expansion.expansion_schedule.expansion_share."
     )
   stages = (
     Stage(float(initial_layers), expansion_step),

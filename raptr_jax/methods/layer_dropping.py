@@ -32,8 +32,9 @@ def layerdrop(
     drop_rate = solved_for["drop rate"] = 1 - 1 / flop_factor
   if not 0 <= drop_rate < 1:
     raise ValueError(
-      f"layerdrop.drop_rate = {drop_rate:g}, expected at least 0 and below 1:"
-      " set another FLOP_FACTOR or layer_dropping.layerdrop.drop_rate."
+      f"layer_dropping.layerdrop.drop_rate = {drop_rate:g}, expected at least 0"
+      " and below 1: set another FLOP_FACTOR or"
+      " layer_dropping.layerdrop.drop_rate."
     )
   probabilities = jnp.full(num_layers, 1 - drop_rate, jnp.float32)
   return LayerPolicy(
@@ -79,8 +80,8 @@ def progressive_layer_dropping(
     solved_for["theta_bar"] = theta_bar
   if not 0 <= theta_bar <= 1:
     raise ValueError(
-      f"progressive_layer_dropping.theta_bar = {theta_bar:g}, expected 0 to 1:"
-      " set a smaller FLOP_FACTOR, or another theta_bar."
+      f"layer_dropping.progressive_layer_dropping.theta_bar = {theta_bar:g},"
+      " expected 0 to 1: set a smaller FLOP_FACTOR, or another theta_bar."
     )
 
   def keep_probabilities(step: Step) -> Float[Array, "L"]:
@@ -98,8 +99,8 @@ def _relative_depth(indexing: str, num_layers: int) -> Float[np.ndarray, "L"]:
   first = {"paper": 1, "deepspeed": 0}.get(indexing)
   if first is None:
     raise ValueError(
-      f"progressive_layer_dropping.indexing = {indexing!r}, expected 'paper' or"
-      " 'deepspeed'."
+      f"layer_dropping.progressive_layer_dropping.indexing = {indexing!r},"
+      " expected 'paper' or 'deepspeed'."
     )
   return np.arange(first, first + num_layers) / num_layers
 
@@ -155,8 +156,9 @@ def dont_drop_dropout(
     solved_for["max drop rate"] = max_drop_rate
   if not 0 <= max_drop_rate <= 1:
     raise ValueError(
-      f"dont_drop_dropout.max_drop_rate = {max_drop_rate:g}, expected 0 to 1:"
-      " set a FLOP_FACTOR of at most 1.333, or another max_drop_rate."
+      f"layer_dropping.dont_drop_dropout.max_drop_rate = {max_drop_rate:g},"
+      " expected 0 to 1: set a FLOP_FACTOR of at most 1.333, or another"
+      " max_drop_rate."
     )
   depth = jnp.arange(num_layers) / max(num_layers - 1, 1)
 

@@ -61,7 +61,8 @@ class LayerPolicy:
       value = getattr(self, name)
       if not callable(value) and value not in table:
         raise ValueError(
-          f"{name} = {value!r}, expected one of {sorted(table)}."
+          f"{name} = {value!r}, expected one of {sorted(table)}: set"
+          f" --gin.policies.raptr.{name}, or PATH_SAMPLER for the sampler."
         )
 
   def __call__(self, key: Key[Array, ""], step: Step) -> LayerDraw:
@@ -108,8 +109,9 @@ def raptr(
   if shortest < fixed.sum():
     raise ValueError(
       f"The schedule has paths of {shortest:g} layers, but"
-      f" raptr.fixed_layers = {tuple(fixed_layers)} keeps {int(fixed.sum())}:"
-      " set longer stage_schedule.path_lengths or fewer raptr.fixed_layers."
+      f" policies.raptr.fixed_layers = {tuple(fixed_layers)} keeps"
+      f" {int(fixed.sum())}: set longer schedule.stage_schedule.path_lengths or"
+      " fewer policies.raptr.fixed_layers."
     )
   return LayerPolicy(
     schedule.num_layers,
@@ -155,9 +157,9 @@ def constant(
     raise ValueError("Set FLOP_FACTOR or policies.constant.path_length.")
   if not fixed.sum() <= path_length <= num_layers:
     raise ValueError(
-      f"constant.path_length = {path_length:g}, expected {int(fixed.sum())}"
-      f" (the fixed layers) to {num_layers} (all): set another FLOP_FACTOR or"
-      " policies.constant.path_length."
+      f"policies.constant.path_length = {path_length:g}, expected"
+      f" {int(fixed.sum())} (the fixed layers) to {num_layers} (all): set"
+      " another FLOP_FACTOR or policies.constant.path_length."
     )
   probabilities = path_keep_probabilities(path_length, fixed)
   return LayerPolicy(

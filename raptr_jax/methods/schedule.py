@@ -6,15 +6,17 @@ last. We name a schedule after its expected path lengths, such as 6-8-10-12.
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import jax.numpy as jnp
-import numpy as np
-import scipy.optimize
 from jaxtyping import Array, Float, Int
 
 from raptr_jax.contracts import Step
+from raptr_jax.methods.stage_steps import (
+  power_stages,
+  stage_exponent,
+  steps_of_stages,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,13 +107,13 @@ def stage_schedule(
   staged_steps = total_steps - full_model_steps
   solved_for = {}
   if flop_factor is None:
-    steps = _stage_steps(stage_steps, len(path_lengths), staged_steps)
+    steps = steps_of_stages(stage_steps, len(path_lengths), staged_steps)
   else:
     layer_steps = num_layers * (total_steps / flop_factor - full_model_steps)
     mean_length = layer_steps / staged_steps
-    exponent = _stage_exponent(path_lengths, mean_length, flop_factor)
+    exponent = stage_exponent(path_lengths, mean_length, flop_factor)
     solved_for["stage exponent"] = exponent
-    steps = _power_stages(exponent, len(path_lengths), staged_steps)
+    steps = power_stages(exponent, len(path_lengths), staged_steps)
   stages = _stages(path_lengths, steps)
   if full_model_steps:
     stages.insert(0, Stage(float(num_layers), full_model_steps))
@@ -122,26 +124,28 @@ def _check_path_lengths(
   path_lengths: Sequence[float], num_layers: int, ends_with_full_model: bool
 ) -> None:
   if len(path_lengths) == 0:
-    raise ValueError("stage_schedule.path_lengths is empty: name at least one.")
+    raise ValueError(
+      "schedule.stage_schedule.path_lengths is empty: name at least one."
+    )
   for length in path_lengths:
     if not 1 <= length <= num_layers:
       raise ValueError(
-        f"stage_schedule.path_lengths has {length}, expected 1 to num_layers"
-        f" = {num_layers}."
+        f"schedule.stage_schedule.path_lengths has {length}, expected 1 to"
+        f" num_layers = {num_layers}."
       )
   if ends_with_full_model and path_lengths[-1] != num_layers:
     raise ValueError(
-      f"stage_schedule.path_lengths ends with {path_lengths[-1]}, not with the"
-      f" full model's {num_layers} layers: add a last stage, or set"
-      " stage_schedule.ends_with_full_model = False."
+      f"schedule.stage_schedule.path_lengths ends with {path_lengths[-1]}, not"
+      f" with the full model's {num_layers} layers: add a last stage, or set"
+      " schedule.stage_schedule.ends_with_full_model = False."
     )
 
 
 def _check_full_model_steps(full_model_steps: int, total_steps: int) -> None:
   if not 0 <= full_model_steps < total_steps:
     raise ValueError(
-      f"stage_schedule.full_model_steps = {full_model_steps}, expected 0 to"
-      f" total_steps - 1 = {total_steps - 1}."
+      f"schedule.stage_schedule.full_model_steps = {full_model_steps}, expected"
+      f" 0 to total_steps - 1 = {total_steps - 1}."
     )
 
 
@@ -152,59 +156,3 @@ def _stages(path_lengths: Sequence[float], steps: Sequence[int]) -> list[Stage]:
       " TRAIN_STEPS, fewer path lengths or another FLOP_FACTOR."
     )
   return [Stage(float(p), n) for p, n in zip(path_lengths, steps)]
-
-
-def _stage_exponent(
-  path_lengths: Sequence[float], mean_length: float, flop_factor: float
-) -> float:
-  """The a for which stages that last s^a have this mean path length."""
-  numbers = np.arange(1, len(path_lengths) + 1, dtype=np.float64)
-
-  def mean(exponent: float) -> float:
-    return float(np.average(path_lengths, weights=numbers**exponent))
-
-  limit = 50.0  # Here the longest stage takes all the time.
-  low, high = sorted((mean(-limit), mean(limit)))
-  if math.isclose(low, high) and math.isclose(mean_length, low):
-    return 0.0
-  if not low < mean_length < high:
-    raise ValueError(
-      f"FLOP_FACTOR = {flop_factor:g} needs a mean path length of"
-      f" {mean_length:.4g}, but the stages {path_lengths} reach only"
-      f" {low:.4g} to {high:.4g}: set other path lengths."
-    )
-  exponent: float = scipy.optimize.brentq(
-    lambda a: mean(a) - mean_length, -limit, limit
-  )
-  return round(exponent, 9) + 0.0  # Equal stages have exactly 0.
-
-
-def _power_stages(
-  exponent: float, num_stages: int, total_steps: int
-) -> list[int]:
-  """Steps of stages that last s^exponent; they add up to `total_steps`."""
-  weights = np.arange(1, num_stages + 1, dtype=np.float64) ** exponent
-  ends = np.rint(np.cumsum(weights) / weights.sum() * total_steps)
-  return [int(n) for n in np.diff(ends, prepend=0)]
-
-
-def _stage_steps(
-  stage_steps: str | Sequence[int], num_stages: int, total_steps: int
-) -> list[int]:
-  """Steps of each stage; they add up to `total_steps`."""
-  if isinstance(stage_steps, str):
-    exponent = {"equal": 0.0, "proportional": 1.0}.get(stage_steps)
-    if exponent is None:
-      raise ValueError(
-        f"stage_schedule.stage_steps = {stage_steps!r}, expected 'equal',"
-        " 'proportional' or the number of steps of each stage."
-      )
-    return _power_stages(exponent, num_stages, total_steps)
-  steps = [int(n) for n in stage_steps]
-  if len(steps) != num_stages or sum(steps) != total_steps:
-    raise ValueError(
-      f"stage_schedule.stage_steps = {steps}, a sum of {sum(steps)}, expected"
-      f" {num_stages} stages that add up to {total_steps} steps (total_steps -"
-      " full_model_steps)."
-    )
-  return steps

@@ -72,8 +72,8 @@ class BertConfig:
   def __post_init__(self) -> None:
     if self.embed_dim % self.num_heads:
       raise ValueError(
-        f"BertConfig.embed_dim = {self.embed_dim}, expected a multiple of"
-        f" BertConfig.num_heads = {self.num_heads}."
+        f"bert.BertConfig.embed_dim = {self.embed_dim}, expected a multiple of"
+        f" bert.BertConfig.num_heads = {self.num_heads}."
       )
     layers.check_choices(
       self,
@@ -155,7 +155,9 @@ class Bert(nn.Module):
     if config.norm == "pre":
       self.final_norm = norm()
     if config.pooler:
-      self.pooler = layers.Dense((config.embed_dim,), ("embed", "embed"), init)
+      self.pooler = layers.Dense(
+        (config.embed_dim,), ("embed", "embed_out"), init
+      )
     self.head_dense = layers.Dense(
       (config.embed_dim,), ("embed", "embed_out"), init
     )
@@ -182,7 +184,8 @@ class Bert(nn.Module):
     if tokens.shape[1] > self.config.max_length:
       raise ValueError(
         f"Sequences have {tokens.shape[1]} tokens (TASK_FEATURE_LENGTHS),"
-        f" expected at most BertConfig.max_length = {self.config.max_length}."
+        " expected at most bert.BertConfig.max_length ="
+        f" {self.config.max_length}."
       )
     token_types = batch.get("token_types", jnp.zeros_like(tokens))
     x = self.token_embedding(tokens)

@@ -74,19 +74,19 @@ class DecoderConfig:
   def __post_init__(self) -> None:
     if self.head_dim is None and self.embed_dim % self.num_heads:
       raise ValueError(
-        f"DecoderConfig.embed_dim = {self.embed_dim}, expected a multiple of"
-        f" DecoderConfig.num_heads = {self.num_heads}, or a"
-        " DecoderConfig.head_dim."
+        f"decoder.DecoderConfig.embed_dim = {self.embed_dim}, expected a"
+        f" multiple of decoder.DecoderConfig.num_heads = {self.num_heads}, or a"
+        " decoder.DecoderConfig.head_dim."
       )
     if self.head_width % 2:
       raise ValueError(
-        f"DecoderConfig.head_dim = {self.head_width}, expected an even number:"
-        " rotary positions rotate pairs of coordinates."
+        f"decoder.DecoderConfig.head_dim = {self.head_width}, expected an even"
+        " number: rotary positions rotate pairs of coordinates."
       )
     if self.num_heads % self.kv_heads:
       raise ValueError(
-        f"DecoderConfig.num_kv_heads = {self.num_kv_heads}, expected a divisor"
-        f" of DecoderConfig.num_heads = {self.num_heads}."
+        f"decoder.DecoderConfig.num_kv_heads = {self.num_kv_heads}, expected a"
+        f" divisor of decoder.DecoderConfig.num_heads = {self.num_heads}."
       )
     layers.check_choices(
       self,

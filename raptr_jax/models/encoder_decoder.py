@@ -91,9 +91,10 @@ class EncoderDecoderConfig:
     check_loss(self)
     if not 4 <= self.position_buckets < 2 * self.max_distance:
       raise ValueError(
-        f"EncoderDecoderConfig.position_buckets = {self.position_buckets},"
-        f" expected 4 to {2 * self.max_distance - 1}, less than twice"
-        f" EncoderDecoderConfig.max_distance = {self.max_distance}."
+        "encoder_decoder.EncoderDecoderConfig.position_buckets ="
+        f" {self.position_buckets}, expected 4 to {2 * self.max_distance - 1},"
+        " less than twice encoder_decoder.EncoderDecoderConfig.max_distance ="
+        f" {self.max_distance}."
       )
 
   def attention(self) -> Attention:

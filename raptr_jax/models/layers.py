@@ -229,9 +229,10 @@ def last_axis(x: Shaped[Array, "D"], ndim: int) -> Shaped[Array, "*ones D"]:
 
 def check_choices(config: object, **choices: tuple[str, ...]) -> None:
   """Raises ValueError if a field has a value that is not among its choices."""
+  module = type(config).__module__.rpartition(".")[2]
   for name, allowed in choices.items():
     if getattr(config, name) not in allowed:
       raise ValueError(
-        f"{type(config).__name__}.{name} = {getattr(config, name)!r}, expected"
-        f" one of {allowed}."
+        f"{module}.{type(config).__name__}.{name} = {getattr(config, name)!r},"
+        f" expected one of {allowed}."
       )

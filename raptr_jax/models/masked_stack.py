@@ -3,10 +3,10 @@
 One meaning, two executions; the type of the draw selects one:
 
   LayerDraw  scans over all L layers, with a conditional inside. One program
-             serves every mask, and its code is easy to check by eye.
-  LayerPath  scans over the k kept layers, and slices their parameters from the
-             stacked ones in the loop body. It has no conditional, and needs
-             memory for k layers only; each k has its own program.
+             serves every mask.
+  LayerPath  scans over the k kept layers, and slices their parameters in the
+             loop body: no conditional, memory for k layers only, and a program
+             for each k.
 
 A bypassed layer is the identity: it costs no FLOPs, and its gradient is zero.
 Never vmap over a draw: a batched conditional runs both of its branches.
@@ -110,8 +110,7 @@ class MaskedStack(nn.Module):
       x: the new tokens.
       path: the layers that run.
       cache: of each of these layers; leaves are [k, ...].
-      *inputs: passed to the method `extend` of every block, called as
-        `block.extend(x, scale, cache, *inputs)`; it returns x and its cache.
+      *inputs: of `block.extend(x, scale, cache, *inputs) -> (x, cache)`.
     """
 
     def body(
@@ -132,7 +131,6 @@ class MaskedStack(nn.Module):
     )
 
   def _call(self, method: str, index: Index, *inputs: PyTree) -> PyTree:
-    """Calls a method of the block that is layer `index`."""
     layers: Params = self.get_variable("params", "layers")
     block = self.make_block(parent=None)
     return apply(block, _slice_layer(layers, index), *inputs, method=method)
@@ -162,11 +160,7 @@ def _slice_layer(layers: Params, index: Index) -> Params:
 
 
 def _scan_cond(
-  run_block: RunBlock,
-  remat: str,
-  layers: Params,
-  x: Hidden,
-  draw: LayerDraw,
+  run_block: RunBlock, remat: str, layers: Params, x: Hidden, draw: LayerDraw
 ) -> Hidden:
   """Scans all layers, each in a conditional; recomputes inside of it."""
   run_block = checkpoint(run_block, remat)
@@ -186,11 +180,7 @@ def _scan_cond(
 
 
 def _scan_path(
-  run_block: RunBlock,
-  remat: str,
-  layers: Params,
-  x: Hidden,
-  draw: LayerPath,
+  run_block: RunBlock, remat: str, layers: Params, x: Hidden, draw: LayerPath
 ) -> Hidden:
   """Scans only the kept layers."""
 

@@ -14,11 +14,9 @@ are those of the last step; `flops` and `tokens` count from the run's start.
 """
 
 import contextlib
-import difflib
 import json
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -201,11 +199,10 @@ class RunReport(contextlib.AbstractContextManager):
 
   def write_config(self, text: str) -> None:
     """Writes config.gin, and prints what has changed in it."""
-    path = self._model_dir / "config.gin"
+    path = self._model_dir / run_files.CONFIG_FILE
     if path.exists():
-      old = path.read_text(encoding="utf-8").splitlines()
-      diff = difflib.unified_diff(old, text.splitlines(), n=0)
-      changes = [line for line in diff if re.match(r"[+-]\s*\w", line)]
+      old = path.read_text(encoding="utf-8")
+      changes = run_files.config_changes(old, text)
       if changes:
         self.note("\n  ".join([f"{path} has changed:", *changes]))
     self._replace(path.name, text)

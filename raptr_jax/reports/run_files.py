@@ -14,14 +14,17 @@ Each line of `metrics.jsonl` is an entry: see `report.py`. Fields of
 """
 
 import dataclasses
+import difflib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Num
 
+CONFIG_FILE = "config.gin"
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"
 
@@ -49,6 +52,14 @@ def read_metrics(model_dir: str | os.PathLike[str]) -> list[Entry]:
           f"{path}:{number} is not JSON, expected one entry per line: {line!r}"
         ) from error
   return entries
+
+
+def config_changes(old: str, new: str) -> list[str]:
+  """Diff lines between two configurations, without comments and blanks."""
+  diff = difflib.unified_diff(
+    old.splitlines(), new.splitlines(), n=0, lineterm=""
+  )
+  return [line for line in diff if re.match(r"[+-]\s*\w", line)]
 
 
 @dataclasses.dataclass(frozen=True)

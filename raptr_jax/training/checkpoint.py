@@ -34,8 +34,8 @@ class Checkpointer:
   def __post_init__(self) -> None:
     if self.period < 1 or self.keep < 1:
       raise ValueError(
-        f"Checkpointer.period = {self.period} (CHECKPOINT_PERIOD) and"
-        f" Checkpointer.keep = {self.keep}, expected at least 1."
+        f"checkpoint.Checkpointer.period = {self.period} (CHECKPOINT_PERIOD)"
+        f" and checkpoint.Checkpointer.keep = {self.keep}, expected at least 1."
       )
 
   def open(self, model_dir: str | Path) -> "CheckpointFolder":
@@ -105,8 +105,8 @@ class CheckpointFolder:
     found = restore_params(folder, abstract_params)
     if found is None:
       raise FileNotFoundError(
-        f"Checkpointer.initial_checkpoint = '{folder}' has no checkpoints:"
-        " expected the MODEL_DIR of another run."
+        f"checkpoint.Checkpointer.initial_checkpoint = '{folder}' has no"
+        " checkpoints: expected the MODEL_DIR of another run."
       )
     return found[0]
 

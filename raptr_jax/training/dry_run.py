@@ -20,7 +20,7 @@ def print_plan(experiment: Experiment) -> None:
   abstract = setup.abstract_state(experiment)
   dense_step = plan.step_flops.step(plan.stacks)
   facts = {
-    "parameters": f"{setup.parameter_count(abstract):,}",
+    "parameters": f"{setup.parameter_count(abstract.params):,}",
     "FLOPs of a dense step": f"{dense_step:.4g}",
     "FLOPs of the run": f"{plan.flops_spent(plan.total_steps):.4g}"
     f" (dense: {plan.dense_flops:.4g})",
@@ -85,7 +85,7 @@ def _stage_table(plan: Plan) -> Table:
 
 
 def _probability(keep_probabilities: Float[np.ndarray, "n L"]) -> str:
-  """Probability to run, of the layers that do not always or never run."""
+  """The keep probabilities that are strictly between 0 and 1."""
   chance = (keep_probabilities > 0) & (keep_probabilities < 1)
   free = np.unique(np.round(keep_probabilities[chance], 4))
   if free.size == 0:
@@ -113,7 +113,7 @@ def _memory(
     draws = as_executed(lowest_layers(kept, plan.stacks), experiment.execution)
     draws = abstract_draws(draws, experiment.partitioner.replicated)
     memory = step.lower(abstract, batch, draws).compile().memory_analysis()
-    if memory is None:  # Some backends do not tell.
+    if memory is None:  # Some backends do not report it.
       continue
     layers = sum(kept.values())
     figures[f"memory of a step, {name} ({layers} layers)"] = (

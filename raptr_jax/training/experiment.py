@@ -31,7 +31,7 @@ class AtEnd(Protocol):
   @property
   def file_name(self) -> str: ...
 
-  def open(self) -> None:
+  def open(self, model: Model) -> None:
     """Raises now, before training, what would otherwise fail after it."""
 
   def __call__(
@@ -98,16 +98,17 @@ class Experiment:
         )
     for name, growth in self.growths.items():
       self._check_growth(growth, self.policies[name])
-    for name in (
-      "total_steps",
-      "eval_period",
-      "num_eval_batches",
-      "report_period",
-      "num_microbatches",
+    for name, binding in (
+      ("total_steps", "TRAIN_STEPS"),
+      ("eval_period", "EVAL_PERIOD"),
+      ("num_eval_batches", "EVAL_BATCHES"),
+      ("report_period", "experiment.Experiment.report_period"),
+      ("num_microbatches", "experiment.Experiment.num_microbatches"),
     ):
       if getattr(self, name) < 1:
         raise ValueError(
-          f"Experiment.{name} = {getattr(self, name)}, expected at least 1."
+          f"Experiment.{name} = {getattr(self, name)}, expected at least 1: set"
+          f" --gin.{binding}."
         )
     if self.boundaries and self.boundaries[-1] >= self.total_steps:
       raise ValueError(
@@ -118,8 +119,9 @@ class Experiment:
     if self.train_dataset.batch_size % shards:
       raise ValueError(
         f"BATCH_SIZE = {self.train_dataset.batch_size}, expected a multiple of"
-        f" {shards}: Experiment.num_microbatches = {self.num_microbatches} on"
-        f" {shards // self.num_microbatches} data-parallel devices."
+        f" {shards}: experiment.Experiment.num_microbatches ="
+        f" {self.num_microbatches} on {shards // self.num_microbatches}"
+        " data-parallel devices."
       )
 
   @functools.cached_property
@@ -198,7 +200,7 @@ class Experiment:
     self.train_dataset.open()
     self.eval_dataset.open()
     for end in self.at_end:
-      end.open()
+      end.open(self.model)
 
   def keys(self) -> dict[str, Key[Array, ""]]:
     """Independent keys for everything random except the data."""

@@ -27,6 +27,7 @@ from raptr_jax.methods.samplers import exact, path_keep_probabilities
 from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.metrics import unigram_loss
 from raptr_jax.training.partitioning import Partitioner
+from raptr_jax.training.plan import Plan
 
 # (keys [N], keep probabilities [L]) -> masks [N, L]. Without jit, each of its
 # operations would be compiled by itself.
@@ -61,14 +62,14 @@ class HeldOutEvaluator:
     self._batches = [partitioner.put_batch(b) for b in self._host_batches]
 
     @jax.jit
-    def metrics(params: Params, batch: DeviceBatch, paths: Draws) -> Metrics:
-      return model.loss_fn(params, batch, paths, None)[1]
+    def metrics(params: Params, batch: DeviceBatch, draws: Draws) -> Metrics:
+      return model.loss_fn(params, batch, draws, None)[1]
 
     @jax.jit
     def sums_by_example_kind(
-      params: Params, batch: DeviceBatch, paths: Draws
+      params: Params, batch: DeviceBatch, draws: Draws
     ) -> tuple[Float[Array, "kinds"], Float[Array, "kinds"]]:
-      loss = -model.score_batch(params, batch, paths)
+      loss = -model.score_batch(params, batch, draws)
       weight = batch["target_weights"].sum(-1)
       kinds = jnp.arange(len(dataset.example_kinds))[None]
       hits = batch["example_kind"] == kinds  # [B, kinds]
@@ -143,6 +144,17 @@ class HeldOutEvaluator:
       draws[name] = LayerDraw(np.asarray(masks), np.ones(masks.shape, "f4"))
     table = DrawTable(draws, "gather")
     return self._mean(params, [table.at(i) for i in range(len(self._batches))])
+
+  def by_path_lengths(
+    self, params: Params, plan: Plan, key: Key[Array, ""]
+  ) -> dict[int, dict[str, float]]:
+    """`by_path_length` of all that a plan evaluates, by number of layers."""
+    return {
+      sum(lengths.values()): self.by_path_length(
+        params, lengths, plan.always_run, key
+      )
+      for lengths in plan.evaluated_lengths()
+    }
 
   def unigram_loss(self, counts: np.ndarray) -> float:
     """Loss of predicting this host's targets by their training frequency."""

@@ -167,5 +167,5 @@ def _check_warmup(name: str, warmup_steps: int, end: int) -> None:
     event = "ends" if name in ("linear", "cosine") else "begins"
     raise ValueError(
       f"{name}.warmup_steps = {warmup_steps}, expected 0 to {end - 1}: the"
-      f" decay {event} at step {end}."
+      f" decay {event} at step {end}; set --gin.WARMUP_STEPS."
     )

@@ -4,19 +4,16 @@ import contextlib
 import dataclasses
 from collections.abc import Callable
 
-import jax
-import numpy as np
 from jax.stages import Wrapped
 
 from raptr_jax.methods.growth import row_moves
-from raptr_jax.reports.report import RunReport, SilentReport
 from raptr_jax.training import setup
 from raptr_jax.training.checkpoint import CheckpointFolder
 from raptr_jax.training.compiled_steps import CompiledSteps
 from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.held_out import HeldOutEvaluator, held_out_evaluator
 from raptr_jax.training.plan import Plan, make_plan
-from raptr_jax.training.recorder import Recorder, Report
+from raptr_jax.training.recorder import Recorder, Report, open_report
 from raptr_jax.training.signals import stop_signals
 from raptr_jax.training.state import TrainState
 from raptr_jax.training.summary import Summary, finish, finished_summary
@@ -49,10 +46,15 @@ def train(experiment: Experiment, config: str = "") -> Summary | None:
       return summary
 
     plan, evaluator = make_plan(experiment), held_out_evaluator(experiment)
-    report = stack.enter_context(_report(experiment, plan, start))
+    report = stack.enter_context(open_report(experiment, plan, start))
     report.write_config(config)
     loop, state = _assemble(
-      experiment, plan, report, evaluator=evaluator, checkpoints=checkpoints
+      experiment,
+      plan,
+      report,
+      start=start,
+      evaluator=evaluator,
+      checkpoints=checkpoints,
     )
     stack.enter_context(loop.compiled)
     stops = stack.enter_context(stop_signals())
@@ -63,29 +65,16 @@ def train(experiment: Experiment, config: str = "") -> Summary | None:
     return finish(experiment, loop.evaluator, loop.recorder, state)
 
 
-def _report(experiment: Experiment, plan: Plan, start: int) -> Report:
-  """The report of the run, which the first process writes for all."""
-  if jax.process_index() != 0:
-    return SilentReport()
-  return RunReport(
-    experiment.model_dir,
-    total_steps=plan.total_steps,
-    start_step=start,
-    boundaries=plan.boundaries,
-    expected_lengths=plan.draws.path_lengths.astype(np.float64),
-  )
-
-
 def _assemble(
   experiment: Experiment,
   plan: Plan,
   report: Report,
   *,
+  start: int,
   evaluator: HeldOutEvaluator,
   checkpoints: CheckpointFolder,
 ) -> tuple["_Loop", TrainState]:
   """The loop of a run, and the state that it starts from."""
-  start = checkpoints.latest_step() or 0
   abstract = setup.abstract_state(experiment)
   state, progress = setup.initial_state(
     experiment, checkpoints, abstract, report.note

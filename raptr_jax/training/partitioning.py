@@ -37,14 +37,14 @@ class Partitioner:
   def __post_init__(self) -> None:
     if jax.device_count() % self.model_shards:
       raise ValueError(
-        f"Partitioner.model_shards = {self.model_shards}, expected a divisor of"
-        f" the {jax.device_count()} devices."
+        f"partitioning.Partitioner.model_shards = {self.model_shards}, expected"
+        f" a divisor of the {jax.device_count()} devices."
       )
     if jax.device_count() // self.model_shards % jax.process_count():
       raise ValueError(
-        f"Partitioner.model_shards = {self.model_shards} spreads one copy of"
-        f" the parameters over several of the {jax.process_count()} hosts, but"
-        " each host reads its own part of a batch: set at most"
+        f"partitioning.Partitioner.model_shards = {self.model_shards} spreads"
+        f" one copy of the parameters over several of the {jax.process_count()}"
+        " hosts, but each host reads its own part of a batch: set at most"
         f" {jax.local_device_count()}."
       )
 

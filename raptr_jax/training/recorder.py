@@ -5,16 +5,31 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
+import jax
 import numpy as np
 
 from raptr_jax.contracts import Metrics
 from raptr_jax.models import flops
 from raptr_jax.reports.report import RunReport, SilentReport
+from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.metrics import IntervalMeter, Stopwatch
 from raptr_jax.training.plan import Plan
 from raptr_jax.training.state import Progress
 
 Report: TypeAlias = RunReport | SilentReport
+
+
+def open_report(experiment: Experiment, plan: Plan, start: int) -> Report:
+  """The report of a run from step `start` on; the first process writes it."""
+  if jax.process_index() != 0:
+    return SilentReport()
+  return RunReport(
+    experiment.model_dir,
+    total_steps=plan.total_steps,
+    start_step=start,
+    boundaries=plan.boundaries,
+    expected_lengths=plan.draws.path_lengths.astype(np.float64),
+  )
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -127,5 +142,6 @@ class Recorder:
         raise FloatingPointError(
           f"{name} is not finite between steps {self.last_entry} and {step}."
           " Try a lower --gin.LEARNING_RATE or more --gin.WARMUP_STEPS; the"
-          " checkpoints so far are sound, and the run resumes from the latest."
+          " earlier checkpoints are unaffected, and the run resumes from the"
+          " latest."
         )

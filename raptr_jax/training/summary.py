@@ -73,11 +73,9 @@ def _last_evaluations(
   plan, key = recorder.plan, experiment.keys()["eval"]
   full = evaluator.full(state.params)
   recorder.write_evaluation(plan.total_steps, "full", full)
-  for lengths in plan.evaluated_lengths():
-    losses = evaluator.by_path_length(
-      state.params, lengths, plan.always_run, key
-    )
-    recorder.write_evaluation(plan.total_steps, sum(lengths.values()), losses)
+  by_length = evaluator.by_path_lengths(state.params, plan, key)
+  for length, losses in by_length.items():
+    recorder.write_evaluation(plan.total_steps, length, losses)
   # Denoisers' targets contain sentinels, which are not counted in the text.
   dataset = experiment.train_dataset
   counts = None if dataset.example_kinds else dataset.unigram_counts

@@ -22,7 +22,7 @@ def train_step(
   dropout_key: Key[Array, ""],
   *,
   model: Model,
-  optimizer: Optimizer | optax.GradientTransformation,
+  optimizer: Optimizer,
   num_microbatches: int = 1,
 ) -> tuple[TrainState, Metrics]:
   """Trains the paths of `draws` on one batch.

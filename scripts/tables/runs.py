@@ -1,7 +1,6 @@
 """A training run of a row: its arguments, its folder and its files."""
 
 import dataclasses
-import difflib
 import json
 import re
 from collections.abc import Sequence
@@ -14,7 +13,6 @@ from raptr_jax import main
 from raptr_jax.reports import run_files
 from tables.table import Row
 
-CONFIG_FILE = "config.gin"
 # Macros that rows and runs set themselves, and users may not.
 OWN_MACROS = (
   "MODEL_DIR", "RANDOM_SEED", "LEARNING_RATE", "TRAIN_STEPS", "NUM_LAYERS",
@@ -121,15 +119,13 @@ class Run:
 
   def changes(self) -> list[str]:
     """Diff lines from the configuration in its folder to the present one."""
-    path = self.folder / CONFIG_FILE
+    path = self.folder / run_files.CONFIG_FILE
     if not path.exists():
       return []
-    old, new = (
-      _without_folder(text).splitlines()
-      for text in (path.read_text(encoding="utf-8"), self.configure())
+    old = path.read_text(encoding="utf-8")
+    return run_files.config_changes(
+      _without_folder(old), _without_folder(self.configure())
     )
-    diff = difflib.unified_diff(old, new, n=0, lineterm="")
-    return [line for line in diff if re.match(r"[+-]\s*\w", line)]
 
 
 def finished_seeds(

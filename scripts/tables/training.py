@@ -201,7 +201,7 @@ def launch(run: Run, watch: Callable[[], None]) -> bool:
 
 
 def _environment(setting: Setting) -> dict[str, str]:
-  """Of a run: compiles programs that runs of a scale share only once."""
+  """A run's environment, with a compilation cache shared by all of a scale."""
   return os.environ | {
     "JAX_COMPILATION_CACHE_DIR": str(
       (setting.folder / "compile_cache").absolute()

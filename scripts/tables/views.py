@@ -9,7 +9,7 @@ from tables.results import Estimate, Result, estimate, paired_difference
 from tables.table import Comparison, Row, Table, View
 
 EXPLANATION = """\
-- *solved*: the parameter that was solved for to meet the row's FLOP factor.
+- *solved for*: the parameter that was solved for to meet the row's FLOP factor.
 - *FLOP factor*: FLOPs of the dense row divided by those of this row; 1.333x
   saves 25.0 %. *Nominal* (from expected path lengths) and *spent* (from the
   paths that were drawn) count the transformer blocks only; the next column
@@ -66,7 +66,7 @@ def _loss_table(part: Comparison, found: Mapping[str, Result]) -> str:
   dense = found[part.dense.name]
   columns: dict[str, Callable[[Result], str]] = {
     "method": lambda r: r.row.label,
-    "solved": _solved_for,
+    "solved for": _solved_for,
     "FLOP factor, nominal": lambda r: _times(results.nominal_factor(r, dense)),
     "spent": lambda r: _times(results.spent_factor(r, dense)),
     "with embeddings and head": lambda r: _times(

@@ -192,7 +192,7 @@ def cost_table(found: Record) -> str:
   dense_layers = sizes["total_steps"] * sizes["num_layers"]
   head = [
     "method",
-    "solved",
+    "solved for",
     "steps",
     "FLOP factor, nominal",
     "spent",

@@ -1,4 +1,4 @@
-"""BoolQ (arXiv:1905.10044): a yes/no question about a passage."""
+"""BoolQ (arXiv 1905.10044): a yes/no question about a passage."""
 
 from tasks.downstream import superglue
 from tasks.downstream.task import Example, RankTask, Record

@@ -1,8 +1,8 @@
 """Metrics of the official evaluations, on texts and labels; all from 0 to 1.
 
-Reimplements the official scripts of SQuAD 1.1 (arXiv:1606.05250) and 2.0
-(arXiv:1806.03822), TriviaQA (arXiv:1705.03551), and SuperGLUE
-(arXiv:1905.00537).
+Reimplements the official scripts of SQuAD 1.1 (arXiv 1606.05250) and 2.0
+(arXiv 1806.03822), TriviaQA (arXiv 1705.03551), and SuperGLUE
+(arXiv 1905.00537).
 """
 
 import collections

@@ -1,4 +1,4 @@
-"""ReCoRD (arXiv:1810.12885): which entity of a passage fills a gap.
+"""ReCoRD (arXiv 1810.12885): which entity of a passage fills a gap.
 
 A choice is the whole query with an entity in its gap. The likeliest choice's
 entity is compared with the right ones as in SQuAD.

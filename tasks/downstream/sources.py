@@ -56,7 +56,7 @@ def tfds_records(
     raise FileNotFoundError(
       f"the TFDS set {name!r} is not prepared in "
       f"{data_dir or 'the default folder of TFDS'}: run "
-      f"`tfds build {name}{where}`, correct --gin.TFDS_DATA_DIR, or set "
+      f"`tfds build {name}{where}`, correct --gin.DOWNSTREAM_TFDS_DIR, or set "
       "--gin.DOWNSTREAM_DIR to a folder of original files"
     )
   dataset = builder.as_dataset(split=split, shuffle_files=False)

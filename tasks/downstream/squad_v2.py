@@ -1,4 +1,4 @@
-"""SQuAD 2.0 (arXiv:1806.03822): questions about passages, half unanswerable.
+"""SQuAD 2.0 (arXiv 1806.03822): questions about passages, half unanswerable.
 
 A model abstains by writing NO_ANSWER, or if its no-answer score is above 0: it
 finds NO_ANSWER likelier than what it wrote.

@@ -1,4 +1,4 @@
-"""What the eight tasks of SuperGLUE (arXiv:1905.00537) have in common."""
+"""What the eight tasks of SuperGLUE (arXiv 1905.00537) have in common."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

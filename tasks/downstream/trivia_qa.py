@@ -1,4 +1,4 @@
-"""Closed-book TriviaQA (arXiv:1705.03551): questions without evidence.
+"""Closed-book TriviaQA (arXiv 1705.03551): questions without evidence.
 
 Uses the unfiltered questions, as GPT-3's evaluation does. References are all
 aliases of the answer, and human answers where the file has them.

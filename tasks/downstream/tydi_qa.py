@@ -1,4 +1,4 @@
-"""TyDiQA-GoldP (arXiv:2003.05002): questions about passages, in nine languages.
+"""TyDiQA-GoldP (arXiv 2003.05002): questions about passages, in nine languages.
 
 Each language is scored as in SQuAD 1.1; the official numbers are means over the
 languages other than English. Shots may be in any language.

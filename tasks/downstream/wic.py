@@ -1,4 +1,4 @@
-"""WiC (arXiv:1808.09121): whether a word means the same in two sentences."""
+"""WiC (arXiv 1808.09121): whether a word means the same in two sentences."""
 
 from tasks.downstream import superglue
 from tasks.downstream.task import Example, RankTask, Record

@@ -1,6 +1,6 @@
-"""Span corruption, and the denoisers of UL2 (arXiv:2205.05131, Sec. 3).
+"""Span corruption, and the denoisers of UL2 (arXiv 2205.05131, Sec. 3).
 
-A denoiser hides spans of a text behind sentinels, as T5 does (arXiv:1910.10683,
+A denoiser hides spans of a text behind sentinels, as T5 does (arXiv 1910.10683,
 Sec. 3.1.4), and the model writes what was hidden: tokens a b c d e f g become
 the inputs `a b <0> e f <1>` and the targets `<0> c d <1> g [EOS]`. Prefix
 language modelling is the special case of one span, at the end.

@@ -1,4 +1,4 @@
-"""Masked language modelling, the objective of BERT (arXiv:1810.04805).
+"""Masked language modelling, the objective of BERT (arXiv 1810.04805).
 
 A model predicts 15 % of a row's tokens; of these, 80 % become [MASK], 10 %
 become a random token, and 10 % stay (Sec. 3.1 and App. A.1). Departures: a row

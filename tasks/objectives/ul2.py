@@ -1,4 +1,4 @@
-"""UL2's objective (arXiv:2205.05131): a mixture of denoisers.
+"""UL2's objective (arXiv 2205.05131): a mixture of denoisers.
 
 For each row, one denoiser is drawn by weight, and corrupts the row's pieces one
 by one. Departures: every denoiser takes as much text as fills its features, and
@@ -144,13 +144,13 @@ class UL2:
     Raises:
       ValueError: the features are not the layout's, or too short.
     """
-    return max(most for _, most in self._solved(feature_lengths, DOWN))
+    return max(most for _, most in self._capacities(feature_lengths, DOWN))
 
   def extra_pieces(self, feature_lengths: Mapping[str, int]) -> tuple[str, ...]:
     """Mode tokens, if used, then sentinels in descending order."""
     spans = max(
       int(table.spans[most])
-      for table, most in self._solved(feature_lengths, UP)
+      for table, most in self._capacities(feature_lengths, UP)
     )
     modes = dict.fromkeys(denoiser.mode for denoiser in self.denoisers)
     return (
@@ -194,7 +194,7 @@ class UL2:
       eos_id=vocabulary.eos_id,
     )
 
-  def _solved(
+  def _capacities(
     self, feature_lengths: Mapping[str, int], rounding: float
   ) -> list[tuple[Costs, int]]:
     """Costs and most tokens of each denoiser with a positive weight."""

@@ -17,7 +17,7 @@ from array_record.python import array_record_module
 
 from tasks.files import replacing
 from tasks.objectives.packing import Row
-from tasks.task import ROWS_VERSION
+from tasks.task import ROWS_VERSION, not_prepared
 from tasks.text.vocabularies import open_vocabulary
 
 METADATA = "metadata.json"
@@ -82,7 +82,7 @@ def shard_paths(folder: Path, split: str, metadata: Metadata) -> list[Path]:
   paths = [shard_path(folder, split, number) for number in range(count)]
   for path in paths:
     if not path.is_file():
-      raise FileNotFoundError(_not_prepared(path))
+      raise FileNotFoundError(not_prepared(path))
   return paths
 
 
@@ -138,7 +138,7 @@ def load_metadata(folder: Path) -> Metadata:
   """
   path = folder / METADATA
   if not path.is_file():
-    raise FileNotFoundError(_not_prepared(path))
+    raise FileNotFoundError(not_prepared(path))
   fields = json.loads(path.read_text(encoding="utf-8"))
   version = fields["settings"].get("version")
   if version != ROWS_VERSION:
@@ -181,7 +181,7 @@ def check_vocabulary(path: Path, expected: str) -> None:
     ValueError: it differs.
   """
   if not path.is_file():
-    raise FileNotFoundError(_not_prepared(path))
+    raise FileNotFoundError(not_prepared(path))
   fingerprint = open_vocabulary(path).fingerprint()
   if fingerprint != expected:
     raise ValueError(
@@ -189,10 +189,3 @@ def check_vocabulary(path: Path, expected: str) -> None:
       f"rows were encoded with ({expected[:12]}...): put that one back, "
       f"set another --gin.DATA_DIR, or delete {path.parent} and prepare again"
     )
-
-
-def _not_prepared(path: Path) -> str:
-  return (
-    f"{path} does not exist: run `python scripts/prepare.py` with the same "
-    "--gin_file and --gin flags"
-  )

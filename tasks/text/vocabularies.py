@@ -41,7 +41,7 @@ def append_pieces(model: bytes, pieces: Iterable[str]) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class SentencePieceVocabulary(Vocabulary):
-  """A SentencePiece model (Kudo and Richardson, arXiv:1808.06226).
+  """A SentencePiece model (Kudo and Richardson, arXiv 1808.06226).
 
   Attributes:
     path: the `.model` file.
