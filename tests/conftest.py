@@ -21,6 +21,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 
+import logging
 import tempfile
 from typing import Protocol
 
@@ -71,7 +72,8 @@ jaxtyping.install_import_hook(
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Saved by all eight devices, a replicated array would be cut into pieces by
-# programs of their own.
+# programs of their own. Orbax warns that its own handler is replaced.
+logging.getLogger("absl").setLevel(logging.ERROR)
 ocp.type_handlers.register_type_handler(
   jax.Array,
   ocp.type_handlers.ArrayHandler(use_replica_parallel=False),

@@ -136,14 +136,13 @@ def dont_drop_dropout(
   residual of a (pre-norm) block once: to scale attention and MLP by one mask,
   one after the other, does not keep the mean.
 
-  A FLOP factor near 4/3 needs a rate near 1. The last layers then hardly ever
-  run early on, and with large scales when they do.
+  A FLOP factor near 4/3 needs a rate near 1: at first the last layers hardly
+  ever run, and are scaled by large numbers when they do.
 
   Args:
     num_layers: L.
     total_steps: T, steps of the whole run.
-    max_drop_rate: of the last layer in the first step. The default saves 15 %,
-      as the source does at 1.8 B parameters.
+    max_drop_rate: of the last layer in the first step; 0.6 saves 15 %.
     flop_factor: if set, determines `max_drop_rate`; at most 4/3.
 
   Raises:

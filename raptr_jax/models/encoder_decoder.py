@@ -92,9 +92,8 @@ class EncoderDecoderConfig:
     if not 4 <= self.position_buckets < 2 * self.max_distance:
       raise ValueError(
         "encoder_decoder.EncoderDecoderConfig.position_buckets ="
-        f" {self.position_buckets}, expected 4 to {2 * self.max_distance - 1},"
-        " less than twice encoder_decoder.EncoderDecoderConfig.max_distance ="
-        f" {self.max_distance}."
+        f" {self.position_buckets}, expected 4 to {2 * self.max_distance - 1}:"
+        f" less than twice its max_distance = {self.max_distance}."
       )
 
   def attention(self) -> Attention:
