@@ -237,4 +237,9 @@ def test_a_dry_run_prints_the_solved_number_and_both_factors(
   theta_bar = 1 - 1.2 / (3.5 * (1 - fall))
   assert f"theta_bar = {theta_bar:.4g}" in out
   assert "1.250 nominal" in out
+  # Embeddings of 32 tokens, 128 positions and 2 types with a norm; layers of
+  # attention, MLP and two norms; norm, head's map, its norm, and its bias.
+  layer = 4 * (16 * 16 + 16) + 2 * 16 * 64 + 64 + 16 + 2 * 32
+  count = 16 * (32 + 128 + 2) + 32 + 6 * layer + 32 + 16 * 16 + 16 + 32 + 32
+  assert re.search(rf"parameters +{count:,}\n", out)
   assert re.search(r"embeddings and head too +1\.\d{3}", out)

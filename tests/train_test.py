@@ -414,3 +414,32 @@ def test_the_last_checkpoints_are_kept(tmp_path):
   train(make_experiment(tmp_path, checkpointer=checkpointer))
   kept = {p.name for p in (tmp_path / "checkpoints").iterdir() if p.is_dir()}
   assert kept == {"10", "12"}
+
+
+class Page:
+  """Something that is done with the trained model when a run ends."""
+
+  file_name = "page.md"
+
+  def __init__(self):
+    self.seen = []
+
+  def open(self, model):
+    self.opened = model
+
+  def __call__(self, model, params, partitioner):
+    self.seen.append(jax.device_get(params))
+    return "a page"
+
+
+def test_a_page_at_the_end_is_written_once(tmp_path, unbroken):
+  shutil.copytree(unbroken.model_dir, tmp_path / "run")
+  page = Page()
+  experiment = make_experiment(tmp_path / "run", at_end=(page,))
+  experiment.open()
+  assert page.opened is experiment.model
+  train(experiment)  # The run has ended, but its page is not there.
+  assert (tmp_path / "run" / "page.md").read_text() == "a page"
+  train(experiment)
+  (params,) = page.seen
+  jax.tree.map(np.testing.assert_array_equal, params, final_params(unbroken))
