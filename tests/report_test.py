@@ -214,9 +214,9 @@ def test_remaining_time_forgets_the_compilation():
   assert estimates[-1] == pytest.approx(921 * 0.1, rel=1e-3)
 
 
-def test_expected_lengths_must_cover_the_run(tmp_path):
+def test_path_lengths_must_cover_the_run(tmp_path):
   with pytest.raises(ValueError, match=r"shape \(19,\).*20 steps"):
-    make_report(tmp_path, expected_lengths=np.ones(19))
+    make_report(tmp_path, path_lengths=np.ones(19))
 
 
 def test_summary_is_written_with_page_and_picture(tmp_path):

@@ -1,4 +1,4 @@
-"""A run small enough to be trained in a test, on data that can be learnt."""
+"""A run small enough to be trained in a test, on data that can be learned."""
 
 import contextlib
 import dataclasses

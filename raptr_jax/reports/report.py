@@ -43,12 +43,12 @@ class RemainingTime:
   work. The time per unit is measured, and recent steps weigh most.
 
   Args:
-    expected_lengths: [total_steps], expected path length of each step.
+    path_lengths: [total_steps], number of layers that each step runs.
     start_step: steps done before this process started.
   """
 
-  def __init__(self, expected_lengths: np.ndarray, start_step: int):
-    work = np.cumsum(expected_lengths + OVERHEAD_LAYERS)
+  def __init__(self, path_lengths: np.ndarray, start_step: int):
+    work = np.cumsum(path_lengths + OVERHEAD_LAYERS)
     self._work_until = np.concatenate([[0.0], work])
     self._step = start_step
     self._seconds = 0.0
@@ -81,11 +81,11 @@ class RunReport(contextlib.AbstractContextManager):
     total_steps: steps of the whole run.
     start_step: step of the checkpoint that the run resumes from, or 0.
     boundaries: steps at which a new stage begins, ascending, without 0.
-    expected_lengths: [total_steps], expected path length of each step, to
+    path_lengths: [total_steps], number of layers that each step runs, to
       predict the time left; None takes all steps to be equally long.
 
   Raises:
-    ValueError: `expected_lengths` has the wrong shape, or the record of an
+    ValueError: `path_lengths` has the wrong shape, or the record of an
       earlier process is damaged before its last line.
   """
 
@@ -96,20 +96,20 @@ class RunReport(contextlib.AbstractContextManager):
     total_steps: int,
     start_step: int,
     boundaries: Sequence[int],
-    expected_lengths: np.ndarray | None = None,
+    path_lengths: np.ndarray | None = None,
   ):
-    if expected_lengths is None:
-      expected_lengths = np.ones(total_steps)
-    if np.shape(expected_lengths) != (total_steps,):
+    if path_lengths is None:
+      path_lengths = np.ones(total_steps)
+    if np.shape(path_lengths) != (total_steps,):
       raise ValueError(
-        f"expected_lengths has shape {np.shape(expected_lengths)}, expected one"
+        f"path_lengths has shape {np.shape(path_lengths)}, expected one"
         f" length for each of the {total_steps} steps."
       )
     self._model_dir = Path(model_dir)
     self._total_steps = total_steps
     self._start_step = start_step
     self._boundaries = tuple(boundaries)
-    self._remaining = RemainingTime(expected_lengths, start_step)
+    self._remaining = RemainingTime(path_lengths, start_step)
     self._evaluated: set[tuple[int, int | str]] = set()
     self._eval_loss: float | None = None
     self._model_dir.mkdir(parents=True, exist_ok=True)

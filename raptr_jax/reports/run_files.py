@@ -11,6 +11,9 @@ Each line of `metrics.jsonl` is an entry: see `report.py`. Fields of
   versions: of Python and the main packages
   boundaries: steps at which a new stage begins, ascending, without 0
   stage_path_lengths: mean expected path length of each stage
+  solved_for: numbers that a FLOP factor determined, by name
+  flops_spent: of the whole run, embeddings and head included
+  loss_by_example_kind: held-out losses by kind of example; may be empty
 """
 
 import dataclasses

@@ -75,13 +75,7 @@ def constant_then_decay(
   last_stage = schedule.boundaries[-1] if schedule.boundaries else 0
   _check_warmup("constant_then_decay", warmup_steps, last_stage)
   decay_steps = schedule.total_steps - last_stage
-  return optax.join_schedules(
-    [
-      constant(peak=peak, warmup_steps=warmup_steps),
-      optax.linear_schedule(peak, 0.0, decay_steps),
-    ],
-    [last_stage],
-  )
+  return _stable_then_decay(peak, warmup_steps, last_stage, decay_steps)
 
 
 def rewarmed(
@@ -143,13 +137,15 @@ def warmup_stable_decay(
   decay_steps = round(decay_share * total_steps)
   decay_begins = total_steps - decay_steps
   _check_warmup("warmup_stable_decay", warmup_steps, decay_begins)
-  return optax.join_schedules(
-    [
-      constant(peak=peak, warmup_steps=warmup_steps),
-      optax.linear_schedule(peak, 0.0, decay_steps),
-    ],
-    [decay_begins],
-  )
+  return _stable_then_decay(peak, warmup_steps, decay_begins, decay_steps)
+
+
+def _stable_then_decay(
+  peak: float, warmup_steps: int, decay_begins: int, decay_steps: int
+) -> optax.Schedule:
+  stable = constant(peak=peak, warmup_steps=warmup_steps)
+  decay = optax.linear_schedule(peak, 0.0, decay_steps)
+  return optax.join_schedules([stable, decay], [decay_begins])
 
 
 def _after_warmup(

@@ -28,7 +28,7 @@ def open_report(experiment: Experiment, plan: Plan, start: int) -> Report:
     total_steps=plan.total_steps,
     start_step=start,
     boundaries=plan.boundaries,
-    expected_lengths=plan.draws.path_lengths.astype(np.float64),
+    path_lengths=plan.draws.path_lengths.astype(np.float64),
   )
 
 
