@@ -6,7 +6,7 @@ from jax.sharding import PartitionSpec
 from raptr_jax.contracts import LayerDraw
 from raptr_jax.training import setup
 from raptr_jax.training.partitioning import Partitioner
-from tests.toy import LAYERS, ToyDataset, make_experiment
+from tests.toy import LAYERS, ToyDataset, make_experiment, make_model
 
 MASK = np.asarray([True, False, True, True])
 
@@ -34,6 +34,12 @@ def test_data_and_tensor_parallel_steps_agree(tmp_path):
     jax.tree.leaves(state.opt_state), jax.tree.leaves(split_state.opt_state)
   ):
     np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
+
+
+def test_a_pooler_can_be_placed(tmp_path):
+  experiment = make_experiment(tmp_path, model=make_model(pooler=True))
+  kernel = setup.abstract_state(experiment).params["pooler"]["kernel"]
+  assert kernel.sharding.spec == PartitionSpec(None, None)
 
 
 def test_a_batch_is_spread_over_the_data_axis():

@@ -39,8 +39,8 @@ MEMORY = 0.8
 class RemainingTime:
   """Predicts the time left in a run whose paths grow longer.
 
-  A step of expected path length n counts as n + `OVERHEAD_LAYERS` units of
-  work. The time per unit is measured, and recent steps weigh most.
+  A step of n layers counts as n + `OVERHEAD_LAYERS` units of work. The time per
+  unit is measured, and recent steps weigh most.
 
   Args:
     path_lengths: [total_steps], number of layers that each step runs.
