@@ -74,7 +74,7 @@ def prepare(
     vocabulary = _provide_vocabulary(task, feature_lengths, folder, settings)
     for split, count in num_documents.items():
       _write_split(task, vocabulary, feature_lengths, folder, split, count)
-    _write_metadata(task, vocabulary, folder, settings)
+    _write_metadata(vocabulary, folder, settings)
   print(f"{folder} is complete")
 
 
@@ -167,10 +167,7 @@ def _write_split(
 
 
 def _write_metadata(
-  task: TextTask,
-  vocabulary: Vocabulary,
-  folder: Path,
-  settings: Mapping[str, Any],
+  vocabulary: Vocabulary, folder: Path, settings: Mapping[str, Any]
 ) -> None:
   """Counts what was written, and marks the folder as complete."""
   splits = {}
