@@ -1,4 +1,4 @@
-"""Installs raptr_jax, its seqio tasks and its gin files."""
+"""Installs raptr_jax, with tasks/ and gin/ inside of it."""
 
 from pathlib import Path
 
@@ -17,7 +17,8 @@ setup(
   long_description_content_type="text/markdown",
   python_requires=">=3.11",
   packages=[
-    *find_packages(include=["raptr_jax", "raptr_jax.*", "tasks", "tasks.*"]),
+    # With tasks/, to which raptr_jax/tasks is a link.
+    *find_packages(include=["raptr_jax", "raptr_jax.*"]),
     "raptr_jax.gin",
   ],
   # gin/ must not be a Python package, or it would shadow gin-config.

@@ -211,7 +211,7 @@ def prepare_main(argv: Sequence[str] | None = None) -> None:
   rows that the run will read to --gin.DATA_DIR. After an interruption, the same
   command resumes.
   """
-  from tasks.prepared.prepare import prepare
+  from raptr_jax.tasks.prepared.prepare import prepare
 
   try:
     configure(

@@ -1,5 +1,11 @@
 """What models are trained on: sources of text, vocabularies, objectives.
 
-Plain Python and NumPy: nothing here imports jax or `raptr_jax`, and only the
-functions that need TensorFlow, seqio or tokenizers import them.
+This folder is the package `raptr_jax.tasks`, to which a link in `raptr_jax/`
+leads; so nothing claims the name `tasks` in other people's environments.
+
+Plain Python and NumPy: nothing here imports jax or the rest of `raptr_jax`, and
+only the functions that need TensorFlow, seqio or tokenizers import them.
 """
+
+if __name__ == "tasks":
+  raise ImportError("import raptr_jax.tasks: under two names it exists twice")

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from tasks import extras
-from tasks.objectives.objective import Objective
-from tasks.task import TextTask
-from tasks.text.vocabulary import Vocabulary
+from raptr_jax.tasks import extras
+from raptr_jax.tasks.objectives.objective import Objective
+from raptr_jax.tasks.task import TextTask
+from raptr_jax.tasks.text.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

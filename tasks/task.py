@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks import extras
-from tasks.objectives.objective import Objective
-from tasks.objectives.packing import Row, pack
-from tasks.text import vocabularies
-from tasks.text.sources import Source
-from tasks.text.vocabulary import Vocabulary
+from raptr_jax.tasks import extras
+from raptr_jax.tasks.objectives.objective import Objective
+from raptr_jax.tasks.objectives.packing import Row, pack
+from raptr_jax.tasks.text import vocabularies
+from raptr_jax.tasks.text.sources import Source
+from raptr_jax.tasks.text.vocabulary import Vocabulary
 
 ROWS_VERSION = 1  # Raise it when the same text no longer gives the same rows.
 

@@ -3,7 +3,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from tasks.objectives.denoising import (
+from raptr_jax.tasks.objectives.denoising import (
   UL2_DENOISERS,
   Denoiser,
   corrupt,

@@ -14,9 +14,9 @@ from raptr_jax.inference.prompting import answer, num_texts
 from raptr_jax.methods import policies
 from raptr_jax.methods.growth import GrowthPlan
 from raptr_jax.methods.schedule import stage_schedule
+from raptr_jax.tasks.downstream.registry import TASKS
+from raptr_jax.tasks.downstream.task import RankTask
 from raptr_jax.training import setup
-from tasks.downstream.registry import TASKS
-from tasks.downstream.task import RankTask
 from tests.downstream_test import CHOSEN, FIXTURES, PREDICTED, WRITTEN
 from tests.small_task import make_task, write_corpus
 from tests.toy import VOCAB, make_experiment

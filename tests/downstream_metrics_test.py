@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from tasks.downstream import metrics, squad_v2, trivia_qa
-from tasks.downstream.task import Answer, Example
+from raptr_jax.tasks.downstream import metrics, squad_v2, trivia_qa
+from raptr_jax.tasks.downstream.task import Answer, Example
 
 SQUAD = [  # Prediction, references, exact match, F1.
   # Articles and case.

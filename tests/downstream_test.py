@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.downstream.registry import SUITES, TASKS, select_tasks
-from tasks.downstream.shots import build_prompt, draw_shots
-from tasks.downstream.task import Answer, Example, GenerationTask
+from raptr_jax.tasks.downstream.registry import SUITES, TASKS, select_tasks
+from raptr_jax.tasks.downstream.shots import build_prompt, draw_shots
+from raptr_jax.tasks.downstream.task import Answer, Example, GenerationTask
 
 FIXTURES = Path(__file__).parent / "fixtures" / "downstream"
 FOLDERS = {

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from tasks.downstream.registry import TASKS
-from tasks.downstream.seqio_tasks import seqio_task
-from tasks.downstream.shots import build_prompt, draw_shots
+from raptr_jax.tasks.downstream.registry import TASKS
+from raptr_jax.tasks.downstream.seqio_tasks import seqio_task
+from raptr_jax.tasks.downstream.shots import build_prompt, draw_shots
 from tests.downstream_test import FIXTURES, FOLDERS, PREDICTED
 
 seqio = pytest.importorskip("seqio")

@@ -17,7 +17,7 @@ from raptr_jax.models.encoder_decoder import (
 )
 from raptr_jax.models.encoder_decoder_lm import EncoderDecoderLM
 from raptr_jax.models.masked_stack import full_paths
-from tasks.objectives import layouts
+from raptr_jax.tasks.objectives import layouts
 
 FAMILIES = ("decoder", "encoder_decoder")
 VOCAB, EOS = 20, 1

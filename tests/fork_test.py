@@ -113,7 +113,7 @@ def test_an_objective(folder):
 
 def test_a_downstream_task(folder, tmp_path):
   from raptr_jax.inference.prompting import answer
-  from tasks.downstream.registry import select_tasks
+  from raptr_jax.tasks.downstream.registry import select_tasks
 
   (task,) = select_tasks(["capitals"])
   examples = task.examples_from_folder(str(FORK), "validation")

@@ -9,7 +9,7 @@ import pytest
 from raptr_jax.contracts import LayerPath
 from raptr_jax.inference.decoding import Decoding
 from raptr_jax.inference.generate import generate
-from tasks.objectives import layouts
+from raptr_jax.tasks.objectives import layouts
 from tests import families
 from tests.families import EOS
 

@@ -9,11 +9,11 @@ from raptr_jax.inference.infill import (
   infills_page,
   make_infill,
 )
+from raptr_jax.tasks.objectives.denoising import hidden_spans
+from raptr_jax.tasks.objectives.layouts import Pair
+from raptr_jax.tasks.objectives.masked_lm import MaskedLM
+from raptr_jax.tasks.objectives.ul2 import UL2
 from raptr_jax.training.partitioning import Partitioner
-from tasks.objectives.denoising import hidden_spans
-from tasks.objectives.layouts import Pair
-from tasks.objectives.masked_lm import MaskedLM
-from tasks.objectives.ul2 import UL2
 
 # As SentencePiece has them: the sign stands for the space before a word.
 LETTERS = [*"abcdefgh", *(f"▁{letter}" for letter in "abcdefgh")]

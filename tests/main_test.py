@@ -72,9 +72,9 @@ def test_parameters_of_a_task_can_be_overridden():
 def test_modules_that_share_a_name_go_by_their_full_names(tmp_path):
   (tmp_path / "mine.gin").write_text(
     "from __gin__ import dynamic_registration\n"
-    "from tasks.downstream import sources\n"
+    "from raptr_jax.tasks.downstream import sources\n"
   )
-  name = "tasks.text.sources.TextFolder.validation_every"
+  name = "raptr_jax.tasks.text.sources.TextFolder.validation_every"
   configure(
     f"--gin_search_paths={tmp_path}",
     "--gin_file=mine.gin",

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from tasks.objectives.masked_lm import MaskedLM
-from tasks.objectives.packing import Row
-from tasks.text.vocabularies import open_vocabulary
+from raptr_jax.tasks.objectives.masked_lm import MaskedLM
+from raptr_jax.tasks.objectives.packing import Row
+from raptr_jax.tasks.text.vocabularies import open_vocabulary
 
 LENGTH, NUM_TARGETS = 64, 10  # 10 = 15 % of 64, rounded up.
 

@@ -12,12 +12,12 @@ from raptr_jax import main
 from raptr_jax.data.mixed import MixtureDataset
 from raptr_jax.data.prepared import PreparedDataset
 from raptr_jax.data.streaming import StreamingDataset
-from tasks.mixture import Mixture
-from tasks.objectives.ul2 import UL2
-from tasks.prepared.prepare import prepare
-from tasks.task import TextTask
-from tasks.text.sentencepiece_training import train_sentencepiece
-from tasks.text.sources import KingJamesBible
+from raptr_jax.tasks.mixture import Mixture
+from raptr_jax.tasks.objectives.ul2 import UL2
+from raptr_jax.tasks.prepared.prepare import prepare
+from raptr_jax.tasks.task import TextTask
+from raptr_jax.tasks.text.sentencepiece_training import train_sentencepiece
+from raptr_jax.tasks.text.sources import KingJamesBible
 from tests.small_task import assert_batches_equal, make_task, take, write_corpus
 
 RATES = (57, 17, 17, 9)

@@ -3,7 +3,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from tasks.objectives.packing import Framing, pack
+from raptr_jax.tasks.objectives.packing import Framing, pack
 
 FRAMING = Framing(prefix=(2,), suffix=(3,))
 

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from raptr_jax.main import prepare_main
-from tasks import files
-from tasks.prepared import prepare as preparation
-from tasks.prepared import records
-from tasks.prepared.prepare import prepare
-from tasks.text import sources
-from tasks.text.vocabularies import SentencePieceVocabulary
+from raptr_jax.tasks import files
+from raptr_jax.tasks.prepared import prepare as preparation
+from raptr_jax.tasks.prepared import records
+from raptr_jax.tasks.prepared.prepare import prepare
+from raptr_jax.tasks.text import sources
+from raptr_jax.tasks.text.vocabularies import SentencePieceVocabulary
 from tests.small_task import LENGTHS, VOCABULARY_SIZE, make_task, write_corpus
 
 SHARD_DOCUMENTS = 40

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from raptr_jax.data.prepared import PreparedDataset
-from tasks import extras
-from tasks.prepared import records
-from tasks.prepared.order import Order
-from tasks.prepared.prepare import prepare
+from raptr_jax.tasks import extras
+from raptr_jax.tasks.prepared import records
+from raptr_jax.tasks.prepared.order import Order
+from raptr_jax.tasks.prepared.prepare import prepare
 from tests.small_task import (
   LENGTHS,
   assert_batches_equal,
@@ -255,10 +255,10 @@ import sys
 for name in ("tensorflow", "seqio", "tensorflow_datasets", "tokenizers"):
   sys.modules[name] = None
 from raptr_jax.data.prepared import PreparedDataset
-from tasks.objectives.masked_lm import MaskedLM
-from tasks.prepared.prepare import prepare
-from tasks.text.sources import KingJamesBible
-from tasks.task import TextTask
+from raptr_jax.tasks.objectives.masked_lm import MaskedLM
+from raptr_jax.tasks.prepared.prepare import prepare
+from raptr_jax.tasks.text.sources import KingJamesBible
+from raptr_jax.tasks.task import TextTask
 task = TextTask(name="kjv", source=KingJamesBible(), objective=MaskedLM(),
                 vocabulary_size=600)
 shared = dict(task=task, data_dir={str(tmp_path)!r},

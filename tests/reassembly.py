@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tasks.objectives.denoising import hidden_spans
+from raptr_jax.tasks.objectives.denoising import hidden_spans
 
 
 def reassemble(

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from tasks import files
-from tasks.objectives.packing import Row
-from tasks.prepared import records
+from raptr_jax.tasks import files
+from raptr_jax.tasks.objectives.packing import Row
+from raptr_jax.tasks.prepared import records
 
 
 def _rows(count):

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from raptr_jax import main
+from raptr_jax.tasks import files
 from raptr_jax.training import experiment
 from reproduce import TABLES
 from tables import bert_rows, figures, pages, results, runs, training, views
 from tables.table import FAMILIES, SCALES
 from tables.ul2_rows import UL2_METHODS
-from tasks import files
 
 ROOT = Path(__file__).resolve().parent.parent
 # What a user of a scale gives.

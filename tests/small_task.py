@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.objectives.masked_lm import MaskedLM
-from tasks.task import TextTask
-from tasks.text.sources import KingJamesBible, TextFolder
+from raptr_jax.tasks.objectives.masked_lm import MaskedLM
+from raptr_jax.tasks.task import TextTask
+from raptr_jax.tasks.text.sources import KingJamesBible, TextFolder
 
 LENGTHS = {"inputs": 32}
 VOCABULARY_SIZE = 600

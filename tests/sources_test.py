@@ -2,7 +2,11 @@ import re
 
 import pytest
 
-from tasks.text.sources import KJV_VALIDATION_BOOKS, KingJamesBible, TextFolder
+from raptr_jax.tasks.text.sources import (
+  KJV_VALIDATION_BOOKS,
+  KingJamesBible,
+  TextFolder,
+)
 
 
 def test_every_chapter_of_the_king_james_bible_is_in_one_split():

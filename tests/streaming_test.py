@@ -8,13 +8,13 @@ import pytest
 
 from raptr_jax.data.prepared import PreparedDataset
 from raptr_jax.data.streaming import StreamingDataset
-from tasks.mixture import Mixture
-from tasks.objectives.packing import BLOCK_DOCUMENTS
-from tasks.objectives.ul2 import UL2
-from tasks.prepared import prepare as preparation
-from tasks.prepared.prepare import prepare
-from tasks.text.tfds_source import TfdsCorpus, merge_order
-from tasks.text.vocabularies import open_vocabulary
+from raptr_jax.tasks.mixture import Mixture
+from raptr_jax.tasks.objectives.packing import BLOCK_DOCUMENTS
+from raptr_jax.tasks.objectives.ul2 import UL2
+from raptr_jax.tasks.prepared import prepare as preparation
+from raptr_jax.tasks.prepared.prepare import prepare
+from raptr_jax.tasks.text.tfds_source import TfdsCorpus, merge_order
+from raptr_jax.tasks.text.vocabularies import open_vocabulary
 from tests.small_task import (
   LENGTHS,
   assert_batches_equal,

@@ -7,9 +7,9 @@ from jax.nn import log_softmax
 from raptr_jax.inference.decoding import Decoding
 from raptr_jax.inference.text_predictor import TextPredictor
 from raptr_jax.models.masked_stack import full_paths
+from raptr_jax.tasks.objectives.layouts import Pair
+from raptr_jax.tasks.objectives.ul2 import UL2
 from raptr_jax.training.partitioning import Partitioner
-from tasks.objectives.layouts import Pair
-from tasks.objectives.ul2 import UL2
 from tests import families
 
 MODE, SENTINELS = 2, (19, 18)

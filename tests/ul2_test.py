@@ -3,11 +3,11 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from tasks.objectives.denoising import UL2_DENOISERS, Denoiser
-from tasks.objectives.packing import Row
-from tasks.objectives.ul2 import UL2
-from tasks.task import TextTask
-from tasks.text.sources import KingJamesBible
+from raptr_jax.tasks.objectives.denoising import UL2_DENOISERS, Denoiser
+from raptr_jax.tasks.objectives.packing import Row
+from raptr_jax.tasks.objectives.ul2 import UL2
+from raptr_jax.tasks.task import TextTask
+from raptr_jax.tasks.text.sources import KingJamesBible
 from tests.reassembly import reassemble
 
 PAD, EOS, SENTINEL = 0, 1, 90_000  # Greater ids are sentinels.

@@ -2,9 +2,9 @@ import itertools
 
 import pytest
 
-from tasks.text.sentencepiece_training import train_sentencepiece
-from tasks.text.sources import KingJamesBible
-from tasks.text.vocabularies import open_vocabulary
+from raptr_jax.tasks.text.sentencepiece_training import train_sentencepiece
+from raptr_jax.tasks.text.sources import KingJamesBible
+from raptr_jax.tasks.text.vocabularies import open_vocabulary
 
 TOKENS = [
   "[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from raptr_jax.contracts import Batch, Dataset
-from tasks.mixture import Mixture
+from raptr_jax.tasks.mixture import Mixture
 
 
 class MixtureDataset:

@@ -9,8 +9,8 @@ import numpy as np
 
 from raptr_jax.contracts import Batch
 from raptr_jax.data.task_dataset import TaskDataset
-from tasks.objectives.objective import Corruption
-from tasks.prepared import records
+from raptr_jax.tasks.objectives.objective import Corruption
+from raptr_jax.tasks.prepared import records
 
 # Batches to prepare while the device computes.
 READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)

@@ -9,8 +9,8 @@ import numpy as np
 
 from raptr_jax.contracts import Batch
 from raptr_jax.data.task_dataset import TaskDataset
-from tasks.objectives.packing import Row
-from tasks.text.vocabulary import Vocabulary
+from raptr_jax.tasks.objectives.packing import Row
+from raptr_jax.tasks.text.vocabulary import Vocabulary
 
 
 class StreamingDataset(TaskDataset):

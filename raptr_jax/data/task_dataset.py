@@ -6,9 +6,9 @@ from pathlib import Path
 
 import jax
 
-from tasks.prepared.order import Order
-from tasks.task import TextTask
-from tasks.text import sources
+from raptr_jax.tasks.prepared.order import Order
+from raptr_jax.tasks.task import TextTask
+from raptr_jax.tasks.text import sources
 
 
 @dataclasses.dataclass(frozen=True)

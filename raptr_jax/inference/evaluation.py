@@ -21,17 +21,17 @@ from raptr_jax.inference.prompting import (
 from raptr_jax.inference.text_predictor import TextPredictor
 from raptr_jax.models.masked_stack import full_paths
 from raptr_jax.reports.provenance import provenance
+from raptr_jax.tasks.downstream.registry import select_tasks
+from raptr_jax.tasks.downstream.task import DownstreamTask, Example
+from raptr_jax.tasks.files import write_json
+from raptr_jax.tasks.mixture import Mixture
+from raptr_jax.tasks.objectives.objective import GenerativeObjective
+from raptr_jax.tasks.task import TextTask
 from raptr_jax.training.checkpoint import restore_params
 from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.held_out import held_out_evaluator
 from raptr_jax.training.plan import make_plan
 from raptr_jax.training.setup import abstract_state
-from tasks.downstream.registry import select_tasks
-from tasks.downstream.task import DownstreamTask, Example
-from tasks.files import write_json
-from tasks.mixture import Mixture
-from tasks.objectives.objective import GenerativeObjective
-from tasks.task import TextTask
 
 RESULTS_FILE = "results.json"
 

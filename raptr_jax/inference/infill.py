@@ -12,13 +12,13 @@ from raptr_jax.inference.decoding import Decoding
 from raptr_jax.inference.generate import Generator
 from raptr_jax.inference.text_predictor import Spans, TextPredictor
 from raptr_jax.models.masked_stack import full_paths
+from raptr_jax.tasks.mixture import Mixture
+from raptr_jax.tasks.objectives.denoising import hidden_spans
+from raptr_jax.tasks.objectives.layouts import Pair
+from raptr_jax.tasks.objectives.objective import GenerativeObjective
+from raptr_jax.tasks.task import TextTask
+from raptr_jax.tasks.text.vocabulary import Vocabulary
 from raptr_jax.training.partitioning import Partitioner
-from tasks.mixture import Mixture
-from tasks.objectives.denoising import hidden_spans
-from tasks.objectives.layouts import Pair
-from tasks.objectives.objective import GenerativeObjective
-from tasks.task import TextTask
-from tasks.text.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,15 +16,15 @@ from rich.table import Table
 
 from raptr_jax.inference.decoding import Decoding
 from raptr_jax.inference.text_predictor import TextPredictor, Watch
-from tasks.downstream.shots import build_prompt, draw_shots
-from tasks.downstream.task import (
+from raptr_jax.tasks.downstream.shots import build_prompt, draw_shots
+from raptr_jax.tasks.downstream.task import (
   Answer,
   DownstreamTask,
   Example,
   RankTask,
   Scores,
 )
-from tasks.progress import Progress
+from raptr_jax.tasks.progress import Progress
 
 LOG_SECONDS = 60.0  # Between two lines of a log.
 

@@ -17,11 +17,11 @@ from jaxtyping import Float, Int
 from raptr_jax.contracts import Batch, LayerPath, Params
 from raptr_jax.inference.decoding import Decoding
 from raptr_jax.inference.generate import Generator, generate
+from raptr_jax.tasks.objectives.denoising import hidden_spans
+from raptr_jax.tasks.objectives.layouts import Pair
+from raptr_jax.tasks.objectives.objective import GenerativeObjective
+from raptr_jax.tasks.text.vocabulary import Vocabulary
 from raptr_jax.training.partitioning import Partitioner
-from tasks.objectives.denoising import hidden_spans
-from tasks.objectives.layouts import Pair
-from tasks.objectives.objective import GenerativeObjective
-from tasks.text.vocabulary import Vocabulary
 
 Spans: TypeAlias = dict[int, list[int]]  # Tokens by the id of their sentinel.
 Watch: TypeAlias = Callable[[int], None]  # Takes the number of texts just done.

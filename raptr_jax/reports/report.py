@@ -26,7 +26,7 @@ import numpy as np
 from raptr_jax.reports import run_files
 from raptr_jax.reports.curves import draw_curves
 from raptr_jax.reports.summary_page import write_summary_markdown
-from tasks.files import replacing
+from raptr_jax.tasks.files import replacing
 
 # Cost of embedding, output layer and optimizer in every step, in layers. A
 # rough value is good enough to predict a duration.
@@ -129,7 +129,7 @@ class RunReport(contextlib.AbstractContextManager):
   def __enter__(self) -> "RunReport":
     from tensorboardX import SummaryWriter
 
-    from tasks.progress import Progress
+    from raptr_jax.tasks.progress import Progress
 
     with contextlib.ExitStack() as stack:
       path = self._model_dir / run_files.METRICS_FILE

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raptr_jax.reports.curves import QUIET_COLOR
+from raptr_jax.tasks import files
 from tables.results import (
   Result,
   estimate,
@@ -18,7 +19,6 @@ from tables.results import (
   transitions,
 )
 from tables.table import Comparison, Table
-from tasks import files
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes

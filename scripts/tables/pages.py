@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from raptr_jax.tasks import files
 from tables.results import Grid, Result, read_grids, read_results
 from tables.runs import Setting, shell
 from tables.table import Row, Table
-from tasks import files
 
 MISSING = "–"
 

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+from raptr_jax.tasks import files, progress
 from tables.pages import write_report
 from tables.results import grid_runs, read_grid
 from tables.runs import Run, Setting
 from tables.table import Row, Table
-from tasks import files, progress
 
 LOG_FILE = "log.txt"
 SHOWN_LOG_LINES = 12

@@ -19,12 +19,12 @@ from jaxtyping import Float
 from raptr_jax import main
 from raptr_jax.contracts import Params
 from raptr_jax.reports.provenance import provenance
+from raptr_jax.tasks import files
+from raptr_jax.tasks.progress import Progress
 from raptr_jax.theory import lemma, trained_gap
 from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.setup import abstract_state, fresh_state
 from tables.results import Estimate, estimate
-from tasks import files
-from tasks.progress import Progress
 
 RESULTS_FILE = "results.json"
 DEPTHS = (4, 8, 16, 32, 64, 128, 256)

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 from raptr_jax.methods import layer_dropping, policies
 from raptr_jax.methods.schedule import stage_schedule
 from raptr_jax.reports.provenance import provenance
+from raptr_jax.tasks import files
+from raptr_jax.tasks.progress import Progress
 from raptr_jax.theory import polynomial
 from raptr_jax.training import learning_rates, optim
 from tables.figures import BLACK, GREEN, GREY, SKY, VERMILION
-from tasks import files
-from tasks.progress import Progress
 
 Record: TypeAlias = dict[str, Any]
 

@@ -1,7 +1,7 @@
 """BoolQ (arXiv 1905.10044): a yes/no question about a passage."""
 
-from tasks.downstream import superglue
-from tasks.downstream.task import Example, RankTask, Record
+from raptr_jax.tasks.downstream import superglue
+from raptr_jax.tasks.downstream.task import Example, RankTask, Record
 
 PROMPT = """\
 {passage}

@@ -5,8 +5,8 @@ The official score is the mean of accuracy and macro-averaged F1.
 
 from collections.abc import Sequence
 
-from tasks.downstream import metrics, superglue
-from tasks.downstream.task import Example, RankTask, Record, Scores
+from raptr_jax.tasks.downstream import metrics, superglue
+from raptr_jax.tasks.downstream.task import Example, RankTask, Record, Scores
 
 PROMPT = """\
 {premise}

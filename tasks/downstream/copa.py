@@ -5,8 +5,8 @@ The premise and a choice form one sentence; the model takes the likelier choice.
 
 import re
 
-from tasks.downstream import superglue
-from tasks.downstream.task import Example, RankTask, Record
+from raptr_jax.tasks.downstream import superglue
+from raptr_jax.tasks.downstream.task import Example, RankTask, Record
 
 PROMPTS = {"cause": "{premise} because", "effect": "{premise} so"}
 

@@ -7,8 +7,8 @@ match per question.
 
 from collections.abc import Iterator, Sequence
 
-from tasks.downstream import metrics, superglue
-from tasks.downstream.task import Example, RankTask, Record, Scores
+from raptr_jax.tasks.downstream import metrics, superglue
+from raptr_jax.tasks.downstream.task import Example, RankTask, Record, Scores
 
 PROMPT = """\
 {paragraph}

@@ -6,8 +6,8 @@ entity is compared with the right ones as in SQuAD.
 
 from collections.abc import Iterator, Sequence
 
-from tasks.downstream import metrics, superglue
-from tasks.downstream.task import Example, RankTask, Record, Scores
+from raptr_jax.tasks.downstream import metrics, superglue
+from raptr_jax.tasks.downstream.task import Example, RankTask, Record, Scores
 
 PROMPT = """\
 {passage}

@@ -8,8 +8,8 @@ import importlib
 import pkgutil
 from collections.abc import Sequence
 
-import tasks.downstream
-from tasks.downstream.task import DownstreamTask
+from raptr_jax.tasks import downstream
+from raptr_jax.tasks.downstream.task import DownstreamTask
 
 SUITES: dict[str, tuple[str, ...]] = {
   "qa": ("trivia_qa", "tydi_qa", "squad_v2"),
@@ -48,7 +48,7 @@ def select_tasks(names: Sequence[str]) -> list[DownstreamTask]:
 
 def _in_module(name: str) -> DownstreamTask | None:
   """The task of a module, by its name in this folder or its full name."""
-  for full_name in (f"{tasks.downstream.__name__}.{name}", name):
+  for full_name in (f"{downstream.__name__}.{name}", name):
     try:
       module = importlib.import_module(full_name)
     except ModuleNotFoundError as error:
@@ -63,7 +63,7 @@ def _in_module(name: str) -> DownstreamTask | None:
 
 def _in_this_folder() -> dict[str, DownstreamTask]:
   """All tasks in this folder, those of suites first."""
-  modules = (m.name for m in pkgutil.iter_modules(tasks.downstream.__path__))
+  modules = (m.name for m in pkgutil.iter_modules(downstream.__path__))
   names = (name for suite in SUITES.values() for name in suite)
   found = {name: _in_module(name) for name in (*names, *modules)}
   return {name: task for name, task in found.items() if task}

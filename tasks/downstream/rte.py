@@ -1,7 +1,7 @@
 """RTE: whether a text entails a hypothesis."""
 
-from tasks.downstream import superglue
-from tasks.downstream.task import Example, RankTask, Record
+from raptr_jax.tasks.downstream import superglue
+from raptr_jax.tasks.downstream.task import Example, RankTask, Record
 
 PROMPT = """\
 {premise}

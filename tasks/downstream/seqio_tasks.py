@@ -7,17 +7,17 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tasks import extras
-from tasks.downstream import sources
-from tasks.downstream.shots import build_prompt, draw_shots
-from tasks.downstream.task import (
+from raptr_jax.tasks import extras
+from raptr_jax.tasks.downstream import sources
+from raptr_jax.tasks.downstream.shots import build_prompt, draw_shots
+from raptr_jax.tasks.downstream.task import (
   Answer,
   DownstreamTask,
   Example,
   RankTask,
   Scores,
 )
-from tasks.text.vocabulary import Vocabulary
+from raptr_jax.tasks.text.vocabulary import Vocabulary
 
 
 def seqio_task(

@@ -4,7 +4,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 
-from tasks.downstream.task import Example, joined
+from raptr_jax.tasks.downstream.task import Example, joined
 
 
 def draw_shots(

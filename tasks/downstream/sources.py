@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks import extras
+from raptr_jax.tasks import extras
 
 
 def find_file(folder: str, names: Sequence[str]) -> Path:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tasks.downstream.task import Record
+from raptr_jax.tasks.downstream.task import Record
 
 
 def to_records(document: Record) -> Iterator[Record]:

@@ -6,8 +6,8 @@ finds NO_ANSWER likelier than what it wrote.
 
 from collections.abc import Sequence
 
-from tasks.downstream import metrics, squad_format
-from tasks.downstream.task import (
+from raptr_jax.tasks.downstream import metrics, squad_format
+from raptr_jax.tasks.downstream.task import (
   Answer,
   Example,
   GenerationTask,

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tasks.downstream import metrics
-from tasks.downstream.task import Example, Record, Scores
+from raptr_jax.tasks.downstream import metrics
+from raptr_jax.tasks.downstream.task import Example, Record, Scores
 
 
 def files(official: str, name: str) -> dict[str, tuple[str, ...]]:

@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from tasks.downstream import sources
+from raptr_jax.tasks.downstream import sources
 
 Record: TypeAlias = Mapping[str, Any]
 Scores: TypeAlias = dict[str, float]  # By metric, 0 to 100.

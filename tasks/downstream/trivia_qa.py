@@ -6,8 +6,8 @@ aliases of the answer, and human answers where the file has them.
 
 from collections.abc import Iterator, Sequence
 
-from tasks.downstream import metrics
-from tasks.downstream.task import (
+from raptr_jax.tasks.downstream import metrics
+from raptr_jax.tasks.downstream.task import (
   Answer,
   Example,
   GenerationTask,

@@ -1,7 +1,7 @@
 """WiC (arXiv 1808.09121): whether a word means the same in two sentences."""
 
-from tasks.downstream import superglue
-from tasks.downstream.task import Example, RankTask, Record
+from raptr_jax.tasks.downstream import superglue
+from raptr_jax.tasks.downstream.task import Example, RankTask, Record
 
 PROMPT = """\
 {sentence1}

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from tasks.downstream import superglue
-from tasks.downstream.task import Example, RankTask, Record
+from raptr_jax.tasks.downstream import superglue
+from raptr_jax.tasks.downstream.task import Example, RankTask, Record
 
 PROMPT = """\
 {text}

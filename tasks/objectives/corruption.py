@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.objectives.denoising import Denoiser, corrupt
-from tasks.objectives.layouts import FeatureLayout, Pair
-from tasks.objectives.packing import Row
+from raptr_jax.tasks.objectives.denoising import Denoiser, corrupt
+from raptr_jax.tasks.objectives.layouts import FeatureLayout, Pair
+from raptr_jax.tasks.objectives.packing import Row
 
 
 class Costs(NamedTuple):

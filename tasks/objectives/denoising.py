@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from tasks.text.vocabulary import NLG, NLU, S2S
+from raptr_jax.tasks.text.vocabulary import NLG, NLU, S2S
 
 
 @dataclasses.dataclass(frozen=True)

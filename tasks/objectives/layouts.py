@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from tasks.objectives.packing import pad, positions, segment_ids
+from raptr_jax.tasks.objectives.packing import pad, positions, segment_ids
 
 Count = TypeVar("Count", int, np.ndarray)
 

@@ -14,9 +14,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from tasks.objectives.objective import Corruption
-from tasks.objectives.packing import Framing, Row, pad, positions, segment_ids
-from tasks.text.vocabulary import Vocabulary
+from raptr_jax.tasks.objectives.objective import Corruption
+from raptr_jax.tasks.objectives.packing import (
+  Framing,
+  Row,
+  pad,
+  positions,
+  segment_ids,
+)
+from raptr_jax.tasks.text.vocabulary import Vocabulary
 
 MASKED = 0.8  # Share of predicted tokens that become [MASK] ...
 RANDOM = 0.1  # ... and share that become a random token.

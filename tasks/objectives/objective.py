@@ -6,9 +6,9 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
-from tasks.objectives.layouts import FeatureLayout, Pair
-from tasks.objectives.packing import Framing, Row
-from tasks.text.vocabulary import Vocabulary
+from raptr_jax.tasks.objectives.layouts import FeatureLayout, Pair
+from raptr_jax.tasks.objectives.packing import Framing, Row
+from raptr_jax.tasks.text.vocabulary import Vocabulary
 
 # (row, rng) -> the features of an example; all randomness comes from `rng`.
 Corruption: TypeAlias = Callable[

@@ -12,17 +12,21 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tasks.objectives.corruption import Costs, corrupt_row, costs
-from tasks.objectives.denoising import UL2_DENOISERS, Denoiser, corrupt
-from tasks.objectives.layouts import (
+from raptr_jax.tasks.objectives.corruption import Costs, corrupt_row, costs
+from raptr_jax.tasks.objectives.denoising import (
+  UL2_DENOISERS,
+  Denoiser,
+  corrupt,
+)
+from raptr_jax.tasks.objectives.layouts import (
   DecoderLayout,
   EncoderDecoderLayout,
   FeatureLayout,
   Pair,
 )
-from tasks.objectives.objective import Corruption
-from tasks.objectives.packing import Framing
-from tasks.text.vocabulary import Vocabulary, sentinel
+from raptr_jax.tasks.objectives.objective import Corruption
+from raptr_jax.tasks.objectives.packing import Framing
+from raptr_jax.tasks.text.vocabulary import Vocabulary, sentinel
 
 LAYOUTS: Mapping[str, FeatureLayout] = {
   "decoder": DecoderLayout(),

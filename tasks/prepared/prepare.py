@@ -14,14 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks import files
-from tasks.mixture import Mixture
-from tasks.objectives.packing import BLOCK_DOCUMENTS, Row
-from tasks.prepared import records
-from tasks.progress import Progress
-from tasks.task import TextTask
-from tasks.text.sentencepiece_training import train_sentencepiece
-from tasks.text.vocabulary import Vocabulary
+from raptr_jax.tasks import files
+from raptr_jax.tasks.mixture import Mixture
+from raptr_jax.tasks.objectives.packing import BLOCK_DOCUMENTS, Row
+from raptr_jax.tasks.prepared import records
+from raptr_jax.tasks.progress import Progress
+from raptr_jax.tasks.task import TextTask
+from raptr_jax.tasks.text.sentencepiece_training import train_sentencepiece
+from raptr_jax.tasks.text.vocabulary import Vocabulary
 
 # A whole number of blocks, so that no shard depends on the one before.
 SHARD_DOCUMENTS = 16 * BLOCK_DOCUMENTS

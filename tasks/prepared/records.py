@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_module
 
-from tasks.files import replacing
-from tasks.objectives.packing import Row
-from tasks.task import ROWS_VERSION, not_prepared
-from tasks.text.vocabularies import open_vocabulary
+from raptr_jax.tasks.files import replacing
+from raptr_jax.tasks.objectives.packing import Row
+from raptr_jax.tasks.task import ROWS_VERSION, not_prepared
+from raptr_jax.tasks.text.vocabularies import open_vocabulary
 
 METADATA = "metadata.json"
 UNFINISHED = "unfinished.json"

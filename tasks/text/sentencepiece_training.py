@@ -7,8 +7,8 @@ from pathlib import Path
 
 import sentencepiece
 
-from tasks.text import vocabulary
-from tasks.text.vocabularies import append_pieces
+from raptr_jax.tasks.text import vocabulary
+from raptr_jax.tasks.text.vocabularies import append_pieces
 
 # More text would hardly change the vocabulary, but take more memory.
 MOST_CHARACTERS = 50_000_000

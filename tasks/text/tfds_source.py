@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks import extras
-from tasks.text import sources
+from raptr_jax.tasks import extras
+from raptr_jax.tasks.text import sources
 
 
 @dataclasses.dataclass(frozen=True)

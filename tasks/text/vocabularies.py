@@ -10,8 +10,8 @@ from typing import Any
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
-from tasks import extras
-from tasks.text.vocabulary import (
+from raptr_jax.tasks import extras
+from raptr_jax.tasks.text.vocabulary import (
   NLG,
   NLU,
   S2S,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks import extras
+from raptr_jax.tasks import extras
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 NLU, NLG, S2S = "[NLU]", "[NLG]", "[S2S]"  # UL2's mode tokens.
