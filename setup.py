@@ -1,5 +1,6 @@
 """Installs raptr_jax, with tasks/ and gin/ inside of it."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -9,12 +10,36 @@ GIN_FILES = [
   str(path.relative_to(ROOT / "gin")) for path in ROOT.glob("gin/**/*.gin")
 ]
 
+
+def version() -> str:
+  """`raptr_jax.__version__`, without importing what is not yet installed."""
+  text = (ROOT / "raptr_jax" / "__init__.py").read_text(encoding="utf-8")
+  found = re.search(r'^__version__ = "(.+)"$', text, flags=re.MULTILINE)
+  if not found:
+    raise RuntimeError("raptr_jax/__init__.py has no line __version__ = ...")
+  return found.group(1)
+
+
 setup(
   name="raptr_jax",
-  version="0.1.0",
+  version=version(),
   description="Pretraining transformers for less: RaPTr in JAX.",
   long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
   long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  license_files=["LICENSE"],
+  author="The raptr_jax authors",
+  keywords=["jax", "flax", "pretraining", "transformers", "layer dropping"],
+  classifiers=[
+    "Development Status :: 4 - Beta",
+    "Intended Audience :: Science/Research",
+    "Operating System :: POSIX :: Linux",
+    "Programming Language :: Python :: 3",
+    "Programming Language :: Python :: 3.11",
+    "Programming Language :: Python :: 3.12",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    "Typing :: Typed",
+  ],
   python_requires=">=3.11",
   packages=[
     # With tasks/, to which raptr_jax/tasks is a link.
@@ -22,9 +47,13 @@ setup(
     "raptr_jax.gin",
   ],
   # gin/ must not be a Python package, or it would shadow gin-config.
-  # Installed, its files lie beside the modules, where main.py looks for them.
+  # Installed, its files lie beside the modules, where the program looks.
   package_dir={"raptr_jax.gin": "gin"},
-  package_data={"raptr_jax.gin": GIN_FILES},
+  package_data={
+    "raptr_jax": ["py.typed"],
+    "raptr_jax.gin": GIN_FILES,
+    "raptr_jax.scaffold": ["templates/*.txt"],
+  },
   install_requires=[
     "array-record",
     "filelock",
@@ -60,14 +89,10 @@ setup(
       "pytest-xdist",
       "ruff",
     ],
+    "docs": ["furo", "myst-parser", "sphinx"],
     "cuda12": ["jax[cuda12]"],
     "cuda13": ["jax[cuda13]"],
     "tpu": ["jax[tpu]"],
   },
-  entry_points={
-    "console_scripts": [
-      "raptr-train = raptr_jax.main:main",
-      "raptr-prepare = raptr_jax.main:prepare_main",
-    ]
-  },
+  entry_points={"console_scripts": ["raptr = raptr_jax.main:main"]},
 )

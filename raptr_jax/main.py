@@ -1,46 +1,71 @@
-r"""The command line: flags and gin, nothing else.
+r"""Trains a transformer with some of its layers at a time, by gin files.
 
-  python -m raptr_jax.main --gin_file=experiments/quickstart_bert_raptr.gin \
-    --gin.MODEL_DIR="'runs/x'" [--gin.NAME=VALUE ...] [--dry_run]
+  raptr --gin_file=experiments/quickstart_bert_raptr.gin \
+    --gin.MODEL_DIR="'runs/mine'" [--gin.NAME=VALUE ...] [--run_mode=MODE]
 
-Flags are t5x's: `--gin_file` may be repeated, and later files override earlier
-ones; `--gin.NAME=VALUE` overrides both, and strings need quotes of their own;
-`--gin_search_paths` lists folders, separated by commas, to search for gin files
-before the current folder and the package's. `--dry_run` trains nothing, and
-prints what the run would do and cost; `--gin_file=runs/evaluate.gin`, after a
-run's config.gin, evaluates the run. `--multihost` joins the processes of a job
-on several hosts, each started with the same arguments.
+`raptr` and `python -m raptr_jax.main` are the same program. The same command
+with the same MODEL_DIR resumes a run that was stopped. `raptr new --help` tells
+how to begin a method, a model or a task of your own.
 """
 
 import argparse
-import difflib
-import logging
-import re
+import contextlib
+import os
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gin
 
-DYNAMIC_REGISTRATION = "from __gin__ import dynamic_registration\n"
-_BUILD_ERRORS = (ImportError, OSError, TypeError, ValueError)
-_PARSE_ERRORS = (*_BUILD_ERRORS, AttributeError, NameError, SyntaxError)
+from raptr_jax.configuration import configure as configuration
+from raptr_jax.configuration.errors import ConfigurationError, sentence
+from raptr_jax.configuration.resolved import resolved_lines
+
+RUN_MODES = ("train", "prepare", "plan", "eval")
+EVALUATE = "runs/evaluate.gin"
+EXIT_CODES = """\
+run modes:
+  train    trains, from the latest checkpoint in MODEL_DIR; prepares the text
+           first if that takes less than a minute
+  prepare  writes the text as token rows to DATA_DIR; resumes if interrupted
+  plan     prints the configuration, and what the run would do and cost
+  eval     evaluates the trained model in MODEL_DIR
+
+exit codes:
+  0    done
+  1    a failure inside the program, shown with its traceback
+  2    something to mend, said in one line: a flag, a value, data, a folder
+  130  stopped by Ctrl-C (SIGINT): after the step that was running, with a
+       checkpoint saved; a second Ctrl-C ends at once
+  143  stopped likewise by SIGTERM
+"""
 
 
-class ConfigurationError(Exception):
-  """The run cannot be built; the message says what to change."""
+def main(argv: Sequence[str] | None = None) -> None:
+  """Runs the command line; raises SystemExit with the codes of `--help`."""
+  as_program = argv is None
+  argv = sys.argv[1:] if argv is None else list(argv)
+  if "" not in sys.path and os.getcwd() not in sys.path:
+    sys.path.insert(0, "")  # Gin files may import modules of this folder.
+  if argv[:1] == ["new"]:
+    from raptr_jax.scaffold.new import main as new
+
+    new(argv[1:])
+    return
+  with _exit_codes(as_program):
+    flags = configure(argv, __doc__ or "")
+    modes = {"prepare": _prepare, "plan": _plan}
+    modes.get(flags.run_mode, _run)(flags)
 
 
-def gin_folder() -> Path:
-  """This package's gin files: inside it if installed, beside it if not."""
-  package = Path(__file__).resolve().parent
-  installed = package / "gin"
-  return installed if installed.is_dir() else package.parent / "gin"
+def prepare_main(argv: Sequence[str] | None = None) -> None:
+  """`main` with `--run_mode=prepare`."""
+  argv = sys.argv[1:] if argv is None else argv
+  main([*argv, "--run_mode=prepare"])
 
 
-def configure(argv: Sequence[str], description: str) -> argparse.Namespace:
+def configure(argv: Sequence[str], description: str = "") -> argparse.Namespace:
   """Parses flags, and configures gin by them.
 
   Args:
@@ -48,178 +73,183 @@ def configure(argv: Sequence[str], description: str) -> argparse.Namespace:
     description: what the program does, for `--help`.
 
   Returns:
-    The flags other than `--gin.NAME=VALUE`.
+    The flags; `overrides` has those of the form `--gin.NAME=VALUE`.
 
   Raises:
     ConfigurationError: a file, name or value is unknown or missing.
   """
   overrides = [a for a in argv if a.startswith("--gin.")]
-  parser = _flag_parser(description)
-  flags = parser.parse_args([a for a in argv if a not in overrides])
-
-  gin.clear_config()
-  # Gin's public API can only append search paths, and cannot remove its second
-  # reader, which crashes where a folder named like the gin file's exists.
-  del gin.config._FILE_READERS[1:]
-  folders = [f for f in flags.gin_search_paths.split(",") if f]
-  gin.config._LOCATION_PREFIXES[:] = [*folders, "", str(gin_folder())]
-  includes = "".join(f"include '{file}'\n" for file in flags.gin_file)
-  imports = _import_lines(
-    _parse(DYNAMIC_REGISTRATION + includes, source="in the gin files")
+  flags = _parser(description).parse_args(
+    [a for a in argv if a not in overrides]
   )
-  for override in overrides:
-    name, equals, value = override.removeprefix("--gin.").partition("=")
-    if not equals:
-      raise ConfigurationError(f"{override}: expected --gin.NAME=VALUE.")
-    if "." not in name:
-      _check_macro(name)
-    _parse(
-      f"{imports}{name} = {value}",
-      source=override,
-      hint="a string needs quotes of its own: --gin.MODEL_DIR=\"'runs/x'\"",
-    )
-  missing = _missing_macros()
-  if missing:
-    example = " ".join(f"--gin.{name}=..." for name in missing)
-    raise ConfigurationError(f"{', '.join(missing)} must be set: add {example}")
-  gin.finalize()
+  flags.overrides = overrides
+  flags.gin_file = flags.gin_file or [_config_of_run(overrides)]
+  if flags.run_mode == "eval" and EVALUATE not in flags.gin_file:
+    flags.gin_file.append(EVALUATE)
+  configuration.parse(
+    flags.gin_file, overrides, search_paths=flags.gin_search_paths
+  )
   return flags
 
 
-def _flag_parser(description: str) -> argparse.ArgumentParser:
+def _parser(description: str) -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-    description=description, formatter_class=argparse.RawTextHelpFormatter
+    prog="raptr",
+    description=description,
+    epilog=EXIT_CODES,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
   )
-  parser.add_argument("--gin_file", action="append", required=True)
-  parser.add_argument("--gin_search_paths", default="")
-  parser.add_argument("--dry_run", action="store_true")
-  parser.add_argument("--multihost", action="store_true")
+  parser.add_argument(
+    "--gin_file",
+    action="append",
+    metavar="FILE",
+    help="a configuration; may be repeated, and later files override earlier"
+    " ones. Without it, MODEL_DIR/config.gin is read.",
+  )
+  parser.add_argument(
+    "--gin.NAME",
+    metavar="VALUE",
+    help="overrides a macro (--gin.TRAIN_STEPS=100) or a parameter"
+    " (--gin.optim.adamw.b2=0.98) of all files; strings need quotes of their"
+    " own (--gin.MODEL_DIR=\"'runs/mine'\")",
+  )
+  parser.add_argument(
+    "--gin_search_paths",
+    type=lambda text: [folder for folder in text.split(",") if folder],
+    default=[],
+    metavar="FOLDERS",
+    help="folders, separated by commas, to search for gin files before the"
+    " current one and the package's",
+  )
+  modes = parser.add_mutually_exclusive_group()
+  modes.add_argument(
+    "--run_mode",
+    choices=RUN_MODES,
+    default="train",
+    help="what to do, see below (default: %(default)s)",
+  )
+  modes.add_argument(
+    "--dry_run",
+    action="store_const",
+    const="plan",
+    dest="run_mode",
+    help="short for --run_mode=plan",
+  )
+  parser.add_argument(
+    "--multihost",
+    action="store_true",
+    help="join the processes of a job on several hosts, each started with the"
+    " same arguments",
+  )
   return parser
 
 
-def _parse(text: str, *, source: str, hint: str = "") -> set[str]:
-  """Parses gin code; returns the modules that its included files import."""
-  # Gin logs an error for each folder that lacks the file it looks for.
-  logging.disable(logging.ERROR)
-  try:
-    includes, _ = gin.parse_config(text)
-  except _PARSE_ERRORS as e:
-    note = f" ({hint})" if hint else ""
-    raise ConfigurationError(f"{source}: {_first_line(e)}{note}") from e
-  finally:
-    logging.disable(logging.NOTSET)
-  return {module for file in includes for module in _imported_modules(file)}
-
-
-def _imported_modules(file: Any) -> Iterator[str]:
-  """Modules that a parsed file imports, or any file that it includes."""
-  yield from file.imports
-  for include in file.includes:
-    yield from _imported_modules(include)
-
-
-def _import_lines(modules: Iterable[str]) -> str:
-  """Imports that let overrides name parameters, as `--gin.optim.adamw.b2=0.98`.
-
-  A module goes by its last name, or by its full name if others share the last.
-  """
-  modules = sorted(m for m in modules if not m.startswith("__gin__."))
-  names = Counter(module.rpartition(".")[2] for module in modules)
-  lines = [DYNAMIC_REGISTRATION]
-  for module in modules:
-    package, _, name = module.rpartition(".")
-    short = package and names[name] == 1
-    lines.append(
-      f"from {package} import {name}\n" if short else f"import {module}\n"
-    )
-  return "".join(lines)
-
-
-def _first_line(error: Exception) -> str:
-  """An error's message, without what gin appends about its own calls."""
-  message = error.msg if isinstance(error, SyntaxError) else str(error)
-  return re.split(r"\n+\s*In (?:call|bindings|file)", message)[0].strip()
-
-
-def _macros() -> dict[str, str]:
-  """All macros of the parsed files by name, with values as gin prints them."""
-  pattern = r"^(\w+) = (.*)$"
-  return dict(re.findall(pattern, gin.config_str(), flags=re.MULTILINE))
-
-
-def _missing_macros() -> list[str]:
-  """Macros that are required or used, but not set."""
-  macros = _macros()
-  required = [n for n, value in macros.items() if value == "%gin.REQUIRED"]
-  used = dict.fromkeys(re.findall(r"%([A-Z]\w+)", gin.config_str()))
-  return [*required, *(name for name in used if name not in macros)]
-
-
-def _check_macro(name: str) -> None:
-  # A file sets the macro, or uses it and leaves it to the command line.
-  used = re.findall(r"%(\w+)", gin.config_str())
-  known = sorted({*_macros(), *used} - {"gin"})
-  if name not in known:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"expected one of {known}."
+def _config_of_run(overrides: Sequence[str]) -> str:
+  """The configuration that a run left in the MODEL_DIR of the overrides."""
+  begin = "--gin.MODEL_DIR="
+  folders = [o.removeprefix(begin) for o in overrides if o.startswith(begin)]
+  if not folders:
     raise ConfigurationError(
-      f"--gin.{name}: no gin file has a macro of this name; {hint}"
+      "expected a configuration: set --gin_file=experiments/....gin, or"
+      " --gin.MODEL_DIR to the folder of an earlier run."
     )
+  path = Path(folders[-1].strip("\"'"), "config.gin")
+  if not path.is_file():
+    raise ConfigurationError(
+      f"{path} does not exist: set --gin_file, or --gin.MODEL_DIR to the"
+      " folder of an earlier run."
+    )
+  return str(path)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-  """Trains, evaluates or (with `--dry_run`) plans what gin files describe."""
+@contextlib.contextmanager
+def _exit_codes(as_program: bool) -> Iterator[None]:
+  """Turns what a user can mend into one line and exit code 2."""
   try:
-    flags = configure(sys.argv[1:] if argv is None else argv, __doc__ or "")
-    import jax
+    yield
+  except (ConfigurationError, FloatingPointError, OSError) as error:
+    print(f"error: {sentence(error)}", file=sys.stderr)
+    raise SystemExit(2) from None
+  except KeyboardInterrupt:
+    print("interrupted; the same command resumes", file=sys.stderr, flush=True)
+    if as_program:  # Without waiting for what other threads still compile.
+      os._exit(130)
+    raise SystemExit(130) from None
 
-    from raptr_jax.training.dry_run import print_plan
-    from raptr_jax.training.experiment import Experiment
-    from raptr_jax.training.loop import train
 
-    if flags.multihost:
-      jax.distributed.initialize()
-    run = gin.get_configurable(gin.query_parameter("%RUN").selector)()
-    trains = isinstance(run, Experiment)
-    if flags.dry_run:
-      if not trains:
-        raise ConfigurationError(
-          "--dry_run only plans training: remove it, or runs/evaluate.gin."
-        )
-      print_plan(run)
-      return
-    run.open()
-  except (ConfigurationError, *_BUILD_ERRORS) as error:
-    sys.exit(f"error: {_first_line(error)}")
+@contextlib.contextmanager
+def _mendable() -> Iterator[None]:
+  """Errors while objects are built and data is opened are the user's."""
   try:
-    if trains:
-      train(run, gin.config_str())
-    else:
-      run.run()
-  except (OSError, FloatingPointError) as error:
-    sys.exit(f"error: {error}")
-  except ValueError as error:
-    if trains:  # Not a user error: re-raise.
-      raise
-    sys.exit(f"error: {error}")
+    yield
+  except (*configuration.PARSE_ERRORS, KeyError) as error:
+    raise ConfigurationError(sentence(error)) from error
 
 
-def prepare_main(argv: Sequence[str] | None = None) -> None:
-  """Prepares a task's records: python scripts/prepare.py --gin_file=...
-
-  Takes the gin files and flags of `python -m raptr_jax.main`, and writes the
-  rows that the run will read to --gin.DATA_DIR. After an interruption, the same
-  command resumes.
-  """
+def _prepare(flags: argparse.Namespace) -> None:
   from raptr_jax.tasks.prepared.prepare import prepare
 
-  try:
-    configure(
-      sys.argv[1:] if argv is None else argv, prepare_main.__doc__ or ""
-    )
+  with _mendable():
     gin.get_configurable(prepare)()
-  except (ConfigurationError, *_BUILD_ERRORS) as error:
-    sys.exit(f"error: {_first_line(error)}")
+
+
+def _plan(flags: argparse.Namespace) -> None:
+  from raptr_jax.training.dry_run import print_plan
+  from raptr_jax.training.experiment import Experiment
+
+  with _mendable():
+    run = configuration.build("RUN")
+    if not isinstance(run, Experiment):
+      raise ConfigurationError(
+        f"only training can be planned: leave out {EVALUATE}."
+      )
+  print(*resolved_lines(flags.gin_file, flags.overrides), "", sep="\n")
+  with _mendable():
+    print_plan(run)
+
+
+def _run(flags: argparse.Namespace) -> None:
+  """Trains or evaluates."""
+  import jax
+
+  from raptr_jax.training.experiment import Experiment
+  from raptr_jax.training.loop import train
+  from raptr_jax.training.signals import Stopped
+
+  if flags.multihost:
+    jax.distributed.initialize()
+  run = _opened()
+  if isinstance(run, Experiment):
+    summary = train(run, configuration.config_text())
+    if isinstance(summary, Stopped):
+      raise SystemExit(128 + summary.signal_number)
+  else:
+    with _mendable():
+      run.run()
+
+
+def _opened() -> Any:
+  """The run with its data; prepares the data if that is quick."""
+  import jax
+
+  from raptr_jax.tasks.task import NotPreparedError
+
+  with _mendable():
+    run = configuration.build("RUN")
+    try:
+      run.open()
+    except NotPreparedError:
+      from raptr_jax.tasks.prepared.prepare import is_quick, prepare
+
+      # Several hosts would write to the same folder.
+      if jax.process_count() > 1 or not is_quick(configuration.build("TASK")):
+        raise
+      gin.get_configurable(prepare)()
+      # Built again, since sizes may depend on the text.
+      run = configuration.build("RUN")
+      run.open()
+  return run
 
 
 if __name__ == "__main__":

@@ -13,11 +13,16 @@ import argparse
 import functools
 import math
 import statistics
+import sys
 import time
+from pathlib import Path
 
 import flax.linen as nn
 import jax
 import numpy as np
+
+# This checkout's package, not another one that is installed.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from raptr_jax.contracts import LayerDraw
 from raptr_jax.methods.draws import as_executed

@@ -31,5 +31,5 @@ make_environment() {
     --disable-pip-version-check --constraint constraints.txt \
     --editable ".${extras:+[$extras]}"
   touch "$stamp-${extras:-none}"
-  [ "$extras" != dev,data ] || touch "$stamp-all"
+  [ "$extras" != dev,data,docs ] || touch "$stamp-all"
 }

@@ -1,15 +1,18 @@
 """Progress of a long job: a bar on a terminal, lines in a log."""
 
 import contextlib
-import datetime
 import math
+import os
 import time
+from collections.abc import Iterator
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
+
+STDERR = 2
 
 
 class Progress(contextlib.AbstractContextManager["Progress"]):
@@ -23,7 +26,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
     self,
     total: int,
     *,
-    done: int = 0,
+    done: float = 0,
     unit: str = "step",
     log_seconds: float = 0.0,
   ):
@@ -36,13 +39,15 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
       log_seconds: minimum time between log lines; the last is always printed.
     """
     self._total, self._done, self._unit = total, done, unit
+    self._seconds_left: float | None = None
     self._log_seconds, self._logged = log_seconds, -math.inf
     self._console = Console(highlight=False, soft_wrap=True)
     self._bar = _Bar(self._console) if self._console.is_terminal else None
 
   def __enter__(self) -> "Progress":
     if self._bar:
-      self._bar.show(f"{self._unit} {self._done}/{self._total}", "starting")
+      self._bar.activity = ("starting", time.monotonic())
+      self.advance(self._done)
       self._bar.live.start()
     return self
 
@@ -72,18 +77,49 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
       total: amount of work, if it has changed.
     """
     self._total = self._total if total is None else total
-    width = len(str(self._total))
-    count = f"{self._unit} {math.floor(done):>{width}}/{self._total}"
-    eta = f"eta {clock(seconds_left):>8}"
+    self._seconds_left = seconds_left
     if self._bar:
-      share = done / self._total if self._total else 0.0
-      self._bar.show(f"{count}  {eta}", status, share)
+      self._bar.status, self._bar.activity = status, None
+      self.advance(done)
     elif (
       done >= self._total
       or time.monotonic() - self._logged >= self._log_seconds
     ):
       self._logged = time.monotonic()
-      self.note(f"{count}  {status}  {eta}")
+      self.note(f"{self._count(done)}  {status}  {self._eta()}")
+
+  def advance(self, done: float) -> None:
+    """Moves the bar, and keeps the status; does nothing in a log."""
+    self._done = done
+    if self._bar:
+      share = done / self._total if self._total else 0.0
+      self._bar.show(f"{self._count(done)}  {self._eta()}", share)
+
+  @contextlib.contextmanager
+  def activity(self, name: str, *, in_log: bool = False) -> Iterator[None]:
+    """Shows that the work waits for something, and for how long already.
+
+    Args:
+      name: what it waits for.
+      in_log: whether a log gets a line, too.
+    """
+    if self._bar:
+      self._bar.activity = (name, time.monotonic())
+    elif in_log:
+      self.note(f"{name} ...")
+    try:
+      yield
+    finally:
+      if self._bar:
+        self._bar.activity = None
+
+  def announce(self, text: str) -> None:
+    """Shows a text at once, even from a signal handler, until the end."""
+    if self._bar:
+      self._bar.announcement = text  # Drawn by another thread.
+    else:
+      # Not by print, which may have been interrupted itself.
+      os.write(STDERR, f"{text}\n".encode())
 
   def note(self, text: str) -> None:
     """Prints lines without disturbing the bar."""
@@ -92,11 +128,28 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
     else:
       print(text, flush=True)
 
+  def _count(self, done: float) -> str:
+    width = len(str(self._total))
+    return f"{self._unit} {math.floor(done):>{width}}/{self._total}"
+
+  def _eta(self) -> str:
+    return f"eta {clock(self._seconds_left):>7}"
+
 
 class _Bar:
-  """A progress bar with a line of text below it, on a terminal."""
+  """A progress bar with a line of text below it, on a terminal.
+
+  Attributes:
+    status: the line, unless there is an activity or an announcement.
+    activity: what the work waits for, and since when; None if it does not.
+    announcement: takes the line for good; "" for none.
+    live: draws both, four times a second.
+  """
 
   def __init__(self, console: Console):
+    self.status = "training"
+    self.activity: tuple[str, float] | None = None
+    self.announcement = ""
     self._bar = RichProgress(
       BarColumn(bar_width=None),
       TextColumn("{task.percentage:>3.0f}%"),
@@ -105,19 +158,29 @@ class _Bar:
       expand=True,
     )
     self._task = self._bar.add_task("", total=1.0)
-    self._status = Text(no_wrap=True, overflow="ellipsis")
     self.live = Live(
-      Group(self._bar, self._status), console=console, refresh_per_second=4
+      get_renderable=self._draw, console=console, refresh_per_second=4
     )
 
-  def show(self, head: str, status: str, share: float | None = None) -> None:
-    """Replaces the text, and fills this share of the bar."""
+  def show(self, head: str, share: float) -> None:
+    """Replaces the text beside the bar, and fills this share of it."""
     self._bar.update(self._task, description=head, completed=share)
-    self._status.plain = status
+
+  def _draw(self) -> Group:
+    line = self.status
+    if self.activity:
+      name, since = self.activity
+      line = f"{name}, {clock(time.monotonic() - since)}"
+    text = Text(self.announcement or line, no_wrap=True, overflow="ellipsis")
+    return Group(self._bar, text)
 
 
 def clock(seconds: float | None) -> str:
-  """A duration as h:mm:ss; "n/a" if unknown."""
+  """A duration as h:mm:ss, from 100 hours on in days; "n/a" if unknown."""
   if seconds is None or not math.isfinite(seconds):
     return "n/a"
-  return str(datetime.timedelta(seconds=round(seconds)))
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours >= 100:
+    return f"{hours // 24}d {hours % 24:02}h"
+  return f"{hours}:{minutes:02}:{seconds:02}"

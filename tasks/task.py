@@ -11,9 +11,20 @@ from raptr_jax.tasks.objectives.objective import Objective
 from raptr_jax.tasks.objectives.packing import Row, pack
 from raptr_jax.tasks.text import vocabularies
 from raptr_jax.tasks.text.sources import Source
-from raptr_jax.tasks.text.vocabulary import Vocabulary
+from raptr_jax.tasks.text.vocabulary import AtMost, Vocabulary
 
 ROWS_VERSION = 1  # Raise it when the same text no longer gives the same rows.
+# What a vocabulary must give back if white space is to be kept.
+WHITESPACE_SAMPLE = "a\n\n  b\tc "
+
+
+class NotPreparedError(FileNotFoundError):
+  """What preparation writes is not there; the message says how to prepare."""
+
+  def __init__(self, problem: str):
+    super().__init__(
+      f"{problem}: run `raptr --run_mode=prepare` with the same flags"
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +35,8 @@ class TextTask:
     name: name of the task, its folder and its seqio task.
     source: where documents come from.
     objective: what a model learns from them.
-    vocabulary_size: V, the number of token ids.
+    vocabulary_size: V, the number of token ids; an `AtMost` until a vocabulary
+      is trained whose size is to fit the text.
     vocabulary_path: a SentencePiece `.model` or a BERT `vocab.txt`; None
       trains a SentencePiece vocabulary on the source.
     extra_ids: number of sentinels to append to a given SentencePiece model
@@ -58,8 +70,9 @@ class TextTask:
       data_dir: folder of all prepared tasks.
 
     Raises:
-      FileNotFoundError: neither exists.
-      ValueError: its size is not `vocabulary_size`.
+      NotPreparedError: neither exists.
+      ValueError: its size is not `vocabulary_size`, or it does not keep the
+        white space that the source keeps.
     """
     folder = Path(data_dir).expanduser() / self.name
     given = self.vocabulary_path
@@ -73,12 +86,12 @@ class TextTask:
     """The vocabulary in the task's folder.
 
     Raises:
-      FileNotFoundError: it does not exist.
-      ValueError: its size is not `vocabulary_size`.
+      NotPreparedError: it does not exist.
+      ValueError: as for `vocabulary`.
     """
     path = folder / self.vocabulary_file
     if not path.is_file():
-      raise FileNotFoundError(not_prepared(path))
+      raise NotPreparedError(f"{path} does not exist")
     return self._open_vocabulary(path)
 
   def given_vocabulary(self) -> Vocabulary | None:
@@ -86,22 +99,41 @@ class TextTask:
 
     Raises:
       FileNotFoundError: it does not exist.
-      ValueError: its size is not `vocabulary_size`.
+      ValueError: as for `vocabulary`.
     """
     if self.vocabulary_path is None:
       return None
     return self._open_vocabulary(self.vocabulary_path)
+
+  def fitted(self, folder: Path) -> "TextTask":
+    """This task with the size of the vocabulary that fits its text.
+
+    Args:
+      folder: the task's folder, with its vocabulary.
+    """
+    if not isinstance(self.vocabulary_size, AtMost):
+      return self
+    found = vocabularies.open_vocabulary(
+      folder / self.vocabulary_file, self.lower_case, extra_ids=self.extra_ids
+    )
+    return dataclasses.replace(self, vocabulary_size=found.size)
 
   def _open_vocabulary(self, path: str | Path) -> Vocabulary:
     vocabulary = vocabularies.open_vocabulary(
       path, self.lower_case, extra_ids=self.extra_ids
     )
     if vocabulary.size != self.vocabulary_size:
+      if isinstance(self.vocabulary_size, AtMost) and not self.vocabulary_path:
+        raise NotPreparedError(
+          f"{Path(path).parent} was not yet prepared when this run was built"
+        )
       raise ValueError(
         f"the vocabulary {path} has {vocabulary.size} ids, but "
         f"VOCABULARY_SIZE={self.vocabulary_size}: set "
         f"--gin.VOCABULARY_SIZE={vocabulary.size}"
       )
+    if self.source.keeps_whitespace:
+      _check_whitespace(vocabulary)
     return vocabulary
 
   @property
@@ -111,13 +143,16 @@ class TextTask:
 
   def settings(self, feature_lengths: Mapping[str, int]) -> dict[str, Any]:
     """Everything that prepared rows depend on, as JSON values."""
+    size: int | str = self.vocabulary_size
+    if isinstance(size, AtMost):
+      size = f"at most {size}"
     settings: dict[str, Any] = {
       "version": ROWS_VERSION,
       "task": self.name,
       "source": self.source.description(),
       "objective": type(self.objective).__name__,
       "feature_lengths": dict(feature_lengths),
-      "vocabulary_size": self.vocabulary_size,
+      "vocabulary_size": size,
       "vocabulary_file": self.vocabulary_file,
       "lower_case": self.lower_case,
       "given_vocabulary": None,
@@ -225,9 +260,13 @@ class TextTask:
     return pack(documents, framing=framing, length=length)
 
 
-def not_prepared(path: Path) -> str:
-  """Message for a file that preparation writes and that is not there."""
-  return (
-    f"{path} does not exist: run `python scripts/prepare.py` with the same "
-    "--gin_file and --gin flags"
-  )
+def _check_whitespace(vocabulary: Vocabulary) -> None:
+  """Raises ValueError if a vocabulary changes white space."""
+  ids = vocabulary.encode(WHITESPACE_SAMPLE)
+  if vocabulary.decode(ids) != WHITESPACE_SAMPLE:
+    raise ValueError(
+      f"TEXT_WHITESPACE='keep', but the vocabulary {vocabulary.path} does not "
+      "keep newlines and repeated spaces: set "
+      "--gin.TEXT_WHITESPACE=\"'collapse'\", or --gin.VOCABULARY_PATH=None to "
+      "train one that does"
+    )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from raptr_jax.reports import curves, run_files, summary_page
+from tests.pictures import check_axes, check_readable
 
 SUMMARY = {
   "steps": 30,
@@ -64,15 +65,17 @@ def test_stages_show_the_losses_around_their_boundaries(tmp_path):
     30: 3.0,
   }
   page = page_of(tmp_path, [full_entry(*item) for item in losses.items()])
-  assert "| 1 | 0 | 6 | 9.0000 | 6.0000 | 4.0000 |" in page
-  assert "| 2 | 10 | 9 | 4.0000 | 3.9000 | 3.5000 |" in page
-  assert "| 3 | 20 | 11.5 | 3.5000 | 3.6000 | 3.0000 |" in page
+  losses = "| just before its start | first within it | at its end |"
+  assert f"| stage | from step | path length {losses}" in page
+  assert "| 1 | 0 | 6 | 9.0000 | 6.0000 (step 5) | 4.0000 |" in page
+  assert "| 2 | 10 | 9 | 4.0000 | 3.9000 (step 12) | 3.5000 |" in page
+  assert "| 3 | 20 | 11.5 | 3.5000 | 3.6000 (step 21) | 3.0000 |" in page
 
 
-def test_an_evaluation_of_a_later_stage_is_not_just_after(tmp_path):
+def test_an_evaluation_of_a_later_stage_is_not_within(tmp_path):
   page = page_of(tmp_path, [full_entry(10, 4.0), full_entry(25, 3.5)])
   assert "| 2 | 10 | 9 | 4.0000 | n/a | n/a |" in page
-  assert "| 3 | 20 | 11.5 | n/a | 3.5000 | n/a |" in page
+  assert "| 3 | 20 | 11.5 | n/a | 3.5000 (step 25) | n/a |" in page
 
 
 def test_training_and_path_entries_are_no_full_evaluations(tmp_path):
@@ -150,8 +153,68 @@ def test_picture_has_its_size_whatever_is_missing(
   curves.draw_curves(tmp_path)
   head = (tmp_path / "curves.png").read_bytes()[:24]
   assert head[:8] == b"\x89PNG\r\n\x1a\n"
-  assert struct.unpack(">II", head[16:]) == (13 * 150, int(4.2 * 150))
+  assert struct.unpack(">II", head[16:]) == (13 * 150, round(4.6 * 150))
   assert not caplog.records
+
+
+def figure_of(folder, stages, *, steps, loss, lengths=(6, 9, 12)):
+  """The picture of a run whose loss is a function of the share done."""
+  every = np.unique(np.linspace(1, steps, 60).astype(int)).tolist()
+  entries = [train_entry(step, loss(step / steps)) for step in every]
+  entries += [full_entry(step, loss(step / steps) + 0.1) for step in every[::4]]
+  entries += [path_entry(steps, n, loss(1) + n / 99) for n in lengths]
+  boundaries = [steps * i // len(stages) for i in range(1, len(stages))]
+  write_run(
+    folder,
+    entries,
+    steps=steps,
+    boundaries=boundaries,
+    stage_path_lengths=stages,
+    unigram_loss=loss(0.5),
+  )
+  return curves.curves_figure(run_files.read_run(folder))
+
+
+LOSSES = {
+  "falls": lambda done: 9 - 4 * done,
+  "rises": lambda done: 5 + 4 * done,  # Through the upper right corner.
+  "stays": lambda done: 5.0,
+  "swings": lambda done: 7 + np.sin(40 * done),
+}
+
+
+@pytest.mark.parametrize(
+  ("stages", "steps", "lengths", "loss"),
+  [
+    ([6.0, 8.0, 10.0, 12.0], 500, (6, 8, 10), "falls"),
+    ([6.0, 8.0, 10.0, 12.0], 500, (6, 8, 10), "rises"),
+    ([6 + 6 * i / 23 for i in range(24)], 675_000, range(1, 24), "rises"),
+    ([6 + 6 * i / 23 for i in range(24)], 675_000, range(1, 24), "swings"),
+    ([12.0], 60, (), "rises"),
+    ([1.0, 2.0], 2, (1,), "stays"),
+  ],
+)
+def test_text_lies_on_no_line(tmp_path, stages, steps, lengths, loss):
+  figure = figure_of(
+    tmp_path, stages, steps=steps, loss=LOSSES[loss], lengths=lengths
+  )
+  words = check_readable(figure)
+  assert check_axes(figure) == {"loss", "FLOPs", "steps"}
+  # Where stages are too short for all numbers, some are left out.
+  assert len(stages) > 20 or {f"{x:.3g}" for x in stages} <= words
+
+
+def test_the_check_sees_text_on_a_line():
+  from matplotlib.figure import Figure
+
+  figure = Figure()
+  axes = figure.subplots()
+  axes.plot([0, 1], [0, 1])
+  axes.text(0.1, 0.9, "beside")
+  check_readable(figure)
+  axes.text(0.48, 0.48, "upon")
+  with pytest.raises(AssertionError, match="'upon' lies on a line"):
+    check_readable(figure)
 
 
 def test_running_mean_skips_what_is_not_finite():
@@ -180,7 +243,7 @@ def test_flops_between_entries_lie_on_a_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "module", ["report", "run_files", "summary_page", "curves"]
+  "module", ["axes", "report", "run_files", "summary_page", "curves"]
 )
 def test_import_takes_neither_jax_nor_a_drawing_library(module):
   heavy = {"jax", "matplotlib", "rich", "tensorboardX"}

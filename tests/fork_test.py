@@ -1,10 +1,14 @@
 """What a fork costs: one file and its gin file, from outside of the package.
 
-The files are in `fixtures/fork/`. Each is reached by `--gin_search_paths` and
-an importable folder; not a line of the package knows it.
+The method, the architecture and the objective are those that `raptr new`
+writes; a downstream task and a table are in `fixtures/fork/`. Each is reached
+by `--gin_search_paths` and an importable folder; not a line of the package
+knows it. `scaffold_test.py` also trains with what is written.
 """
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import gin
@@ -12,27 +16,35 @@ import numpy as np
 import pytest
 
 from raptr_jax import main
+from raptr_jax.scaffold import new
 from raptr_jax.training.plan import make_plan
 from tests.small_task import write_corpus
 
-FORK = Path(__file__).parent / "fixtures" / "fork"
+ROOT = Path(__file__).resolve().parent.parent
+FORK = ROOT / "tests" / "fixtures" / "fork"
 LEAF = "experiments/quickstart_bert_raptr.gin"
+WRITTEN = {"triangle": "method", "averaging": "model", "one_token": "task"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  """A folder with a small corpus."""
+  """A folder with a small corpus, and the files that `raptr new` writes."""
   folder = tmp_path_factory.mktemp("fork")
   write_corpus(folder / "books", 60)
-  return folder
+  for name, kind in WRITTEN.items():
+    new.main([kind, name, f"--folder={folder}"])
+  yield folder
+  for name in WRITTEN:
+    sys.modules.pop(name, None)
 
 
 @pytest.fixture(autouse=True)
-def importable(monkeypatch):
+def importable(monkeypatch, folder):
   monkeypatch.syspath_prepend(str(FORK))
+  monkeypatch.syspath_prepend(str(folder))
 
 
-def arguments(folder, *gin_files, name="run"):
+def arguments(folder, *gin_files, name, **overrides):
   """Three steps of a small run on the corpus."""
   bindings = {
     "TEXT_DIR": f"'{folder / 'books'}'",
@@ -47,26 +59,23 @@ def arguments(folder, *gin_files, name="run"):
     "BATCH_SIZE": 8,
     "EVAL_BATCHES": 1,
     "bert.BertConfig.embed_dim": 16,
+    **overrides,
   }
   return [
-    f"--gin_search_paths={FORK}",
+    f"--gin_search_paths={folder}",
     *(f"--gin_file={f}" for f in (LEAF, "data/bert_text.gin", *gin_files)),
     *(f"--gin.{name}={value}" for name, value in bindings.items()),
   ]
 
 
-def train(argv, folder, name="run"):
-  """Prepares and trains; returns the run's summary."""
-  main.prepare_main(argv)
-  main.main(argv)
-  return json.loads((folder / name / "summary.json").read_text("utf-8"))
+def test_contributing_shows_the_method_that_is_written(folder):
+  text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+  (shown,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+  assert (folder / "triangle.py").read_text("utf-8").endswith(shown)
 
 
 def test_a_method(folder):
-  argv = arguments(folder, "triangle.gin", name="method")
-  summary = train(argv, folder, "method")
-  assert np.isfinite(summary["final_eval_loss"])
-  main.configure(argv, "")
+  main.configure(arguments(folder, "triangle.gin", name="method"))
   plan = make_plan(gin.get_configurable("experiment.Experiment")())
   expected = [
     [1, 1, 0, 0],
@@ -76,19 +85,21 @@ def test_a_method(folder):
   np.testing.assert_allclose(
     plan.keep_probabilities["stack"], expected, rtol=1e-6
   )
-  assert summary["flop_factor_nominal"] == pytest.approx(12 / 8)
+  assert plan.flop_factor_nominal == pytest.approx(12 / 8)
 
 
 def test_an_architecture(folder):
-  argv = arguments(folder, "averaging.gin", name="architecture")
-  summary = train(argv, folder, "architecture")
+  width = {"averaging.Averaging.embed_dim": 16}
+  main.main(arguments(folder, "averaging.gin", name="architecture", **width))
+  model_dir = folder / "architecture"
+  summary = json.loads((model_dir / "summary.json").read_text("utf-8"))
   assert np.isfinite(summary["final_eval_loss"])
-  # Embedding 600 x 16; per layer a norm and an MLP of 16 x 32.
-  layer = 2 * 16 + 2 * 16 * 32 + 32 + 16
-  assert summary["parameters"] == 600 * 16 + 4 * layer
+  # Embedding 600 x 16, a norm; per layer a norm and an MLP of 16 x 64.
+  layer = 2 * 16 + 2 * 16 * 64 + 64 + 16
+  assert summary["parameters"] == 600 * 16 + 2 * 16 + 4 * layer
   # All methods, both executions and the evaluation by path length come free.
   assert {"2", "3", "4"} <= {
-    str(entry["layers"]) for entry in evaluations(folder / "architecture")
+    str(entry["layers"]) for entry in evaluations(model_dir)
   }
 
 
@@ -99,19 +110,15 @@ def evaluations(model_dir):
 
 
 def test_an_objective(folder):
-  argv = arguments(folder, "last_token.gin", name="objective")
-  summary = train(argv, folder, "objective")
-  assert np.isfinite(summary["final_eval_loss"])
+  main.prepare_main(arguments(folder, "one_token.gin", name="objective"))
   dataset = gin.get_configurable("eval/prepared.PreparedDataset")()
   batch = next(dataset.batches(0))
-  last = batch["target_positions"]
-  hidden = np.take_along_axis(batch["tokens"], last, axis=1)
+  hidden = np.take_along_axis(batch["tokens"], batch["target_positions"], 1)
   assert (hidden == 4).all()  # [MASK]
-  ends = np.take_along_axis(batch["segment_ids"], last, axis=1)
-  assert (ends > 0).all()
+  assert ((batch["tokens"] == 4).sum(axis=1) == 1).all()
 
 
-def test_a_downstream_task(folder, tmp_path):
+def test_a_downstream_task():
   from raptr_jax.inference.prompting import answer
   from raptr_jax.tasks.downstream.registry import select_tasks
 
@@ -135,12 +142,12 @@ def test_a_downstream_task(folder, tmp_path):
   assert scores["accuracy"] == pytest.approx(200 / 3)
 
 
-def test_a_table_and_its_rows(tmp_path, capsys):
+def test_a_table_and_its_rows(folder, tmp_path, capsys):
   import reproduce
 
   flags = ["--table", "own_table.TABLE", "--scale", "tiny"]
   flags += [
-    f"--gin_search_paths={FORK}",
+    f"--gin_search_paths={folder}",
     "--runs",
     str(tmp_path / "runs"),
     "--results",
@@ -148,9 +155,8 @@ def test_a_table_and_its_rows(tmp_path, capsys):
   ]
   reproduce.main([*flags, "--dry_run"])
   plan = capsys.readouterr().out
-  # Its paths are 2 to 12 layers long, 7 in the mean, less half a step's growth.
-  assert "| triangle | 500 | 1.717x |" in plan
-  assert f"--gin_file=triangle.gin --gin_search_paths={FORK}" in plan
+  assert "| triangle | 500 | 1.333x |" in plan
+  assert f"--gin_file=triangle.gin --gin_search_paths={folder}" in plan
   reproduce.main([*flags, "--report_only"])
   assert "| triangle | " in (tmp_path / "own_table_tiny.md").read_text("utf-8")
   assert (tmp_path / "own_table_tiny.png").exists()

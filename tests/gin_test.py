@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import pytest
 
 from raptr_jax import main
+from raptr_jax.configuration.configure import gin_folder
 from raptr_jax.data.prepared import PreparedDataset
 from raptr_jax.data.streaming import StreamingDataset
 from raptr_jax.training import experiment
 from raptr_jax.training.loop import train
 from tests.toy import SpecDataset, ToyDataset
 
-GIN = main.gin_folder()
+GIN = gin_folder()
 LEAVES = sorted(p.name for p in GIN.glob("experiments/*.gin"))
 # What a user of the leaf gives, and what makes it small: sizes alone, so that
 # all other parts are those of the leaf. But where there are many programs to

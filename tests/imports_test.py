@@ -23,8 +23,8 @@ ROOMS = (
   *(
     f"raptr_jax.{room}"
     for room in (
-      "contracts", "methods", "models", "data", "reports", "training",
-      "inference", "theory", "main",
+      "configuration", "contracts", "methods", "models", "data", "reports",
+      "training", "inference", "theory", "scaffold", "main",
     )
   ),
 )  # fmt: skip
@@ -104,10 +104,11 @@ def test_models_and_methods_do_not_know_each_other():
     assert others.get(room(module)) not in used, module
 
 
-def test_only_main_imports_gin():
+def test_only_the_configuration_and_main_import_gin():
   for module in MODULES:
-    used = imports(module) & {"gin", "gin.config"}
-    assert not used or module == "raptr_jax.main"
+    used = imports(module) & {"gin", "gin.config", "gin.config_parser"}
+    rooms = ("raptr_jax.configuration", "raptr_jax.main")
+    assert not used or room(module) in rooms, module
 
 
 def test_tasks_do_not_import_jax():

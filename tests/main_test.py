@@ -2,11 +2,17 @@ import json
 import math
 import re
 import shutil
+import signal
 
 import gin
 import pytest
 
 from raptr_jax import main
+from raptr_jax.configuration.errors import sentence
+from raptr_jax.configuration.resolved import resolved_lines
+from raptr_jax.tasks.prepared import prepare
+from raptr_jax.training import loop
+from raptr_jax.training.signals import Stopped
 from tests.small_task import write_corpus
 
 LEAF = "--gin_file=experiments/quickstart_bert_raptr.gin"
@@ -94,7 +100,14 @@ def test_an_unset_required_macro_is_named_with_its_flag():
   [
     ("--gin.TRAIN_STEP=3", "did you mean TRAIN_STEPS?"),
     ("--gin.XYZ=3", "no gin file has a macro of this name"),
-    ("--gin.MODEL_DIR=runs/x", "a string needs quotes of its own"),
+    ("--gin.MODEL_DIR=runs/x", "quotes of their own around a string"),
+    ("--gin.MODEL_DIR=5", "MODEL_DIR = 5, expected str"),
+    ("--gin.TRAIN_STEPS=1e3", "TRAIN_STEPS = 1000.0, expected int"),
+    ("--gin.NUM_LAYERS='x'", "NUM_LAYERS = 'x', expected int (for"),
+    ("--gin.FLOP_FACTOR=True", "FLOP_FACTOR = True, expected float | None"),
+    ("--gin.PATH_LENGTHS=3", "PATH_LENGTHS = 3, expected Iterable[float]"),
+    ("--gin.PATH_LENGTHS=(3,", "expected a literal"),
+    ("--gin.optim.adamw.b2='x'", "optim.adamw.b2 = 'x', expected float"),
     ("--gin.optim.adamw.beta=1", "beta"),
     ("--gin.policies.raptor.x=1", "raptor"),
     ("--gin.polices.raptr.x=1", "polices"),
@@ -110,25 +123,119 @@ def test_mistakes_get_one_clear_error(argument, message):
   ("argument", "message"),
   [
     ("--gin.EXECUTION='fast'", "EXECUTION = 'fast', expected one of"),
-    ("--gin.CHECKPOINT_PERIOD=0", "checkpoint.Checkpointer.period = 0"),
-    ("--gin.RANDOM_SEED='x'", ""),
+    (
+      "--gin.CHECKPOINT_PERIOD=0",
+      "checkpoint.Checkpointer.period = 0 (CHECKPOINT_PERIOD)",
+    ),
+    ("--gin.WARMUP_STEPS=900", "linear.warmup_steps = 900, expected 0 to 639"),
+    (
+      "--gin.PATH_LENGTHS=(3, 9)",
+      "schedule.stage_schedule.path_lengths (PATH_",
+    ),
+    ("--gin.PATH_LENGTHS=(3, 'a')", "PATH_LENGTHS = (3, 'a'), expected Itera"),
   ],
 )
 def test_an_error_ends_the_program_without_a_traceback(
-  argument, message, tmp_path
+  argument, message, tmp_path, capsys
 ):
-  with pytest.raises(SystemExit) as info:
-    main.main([LEAF, f"--gin.MODEL_DIR='{tmp_path}'", argument])
-  text = str(info.value)
+  text = failure(capsys, f"--gin.MODEL_DIR='{tmp_path}'", argument)
   assert text.startswith(f"error: {message}")
-  assert "\n" not in text
+  assert text.count("\n") == 1
 
 
-def test_data_that_is_not_prepared_says_how_to_prepare_it(tmp_path):
-  argv = [LEAF, f"--gin.MODEL_DIR='{tmp_path}'", f"--gin.DATA_DIR='{tmp_path}'"]
-  with pytest.raises(SystemExit, match=r"scripts/prepare\.py"):
-    main.main(argv)
+def failure(capsys, *argv):
+  """What the program prints as it ends with exit code 2."""
+  with pytest.raises(SystemExit) as info:
+    main.main([LEAF, *argv])
+  assert info.value.code == 2
+  return capsys.readouterr().err
+
+
+def test_an_error_in_words_of_python_tells_what_was_read():
+  configure("--gin.MODEL_DIR='x'")
+  error = TypeError(
+    "bad operand\n  In call to configurable 'stage_schedule' (<function>)"
+  )
+  assert sentence(error) == (
+    "bad operand: stage_schedule was called with PATH_LENGTHS = (3, 4, 5, 6),"
+    " TRAIN_STEPS = 640, NUM_LAYERS = 6, FLOP_FACTOR = None"
+  )
+
+
+def test_only_a_value_that_may_be_a_string_is_said_to_need_quotes():
+  assert "quotes" in error_of("--gin.EXECUTION=cond")
+  assert "quotes" not in error_of("--gin.TRAIN_STEPS=ten")
+  assert "quotes" not in error_of("--gin.MODEL_DIR='x")
+
+
+def test_without_a_gin_file_the_run_has_its_own(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  folder = tmp_path / "run"
+  with pytest.raises(main.ConfigurationError, match="set --gin_file="):
+    main.configure(["--gin.TRAIN_STEPS=3"])
+  with pytest.raises(main.ConfigurationError, match=r"config\.gin does not"):
+    main.configure(["--gin.MODEL_DIR='run'"])
+  configure("--gin.MODEL_DIR='run'", "--gin.TRAIN_STEPS=77")
+  folder.mkdir()
+  (folder / "config.gin").write_text(gin.config_str(), encoding="utf-8")
+  flags = main.configure(["--gin.MODEL_DIR='run'", "--gin.BATCH_SIZE=4"])
+  assert flags.gin_file == ["run/config.gin"]
+  assert gin.query_parameter("TRAIN_STEPS/macro.value") == 77
+  main.configure(["--gin.MODEL_DIR='run'", "--run_mode=eval"])
+  assert "evaluation.Evaluation" in repr(gin.query_parameter("%RUN"))
+
+
+def test_the_help_describes_every_flag_and_exit_code(capsys):
+  with pytest.raises(SystemExit) as info:
+    main.main(["--help"])
+  assert info.value.code == 0
+  text = capsys.readouterr().out
+  for flag in ("gin_file", "gin.NAME", "gin_search_paths", "dry_run",
+               "run_mode", "multihost"):  # fmt: skip
+    assert re.search(rf"\n  --{flag}[^\n]*\n? +[^- ]", text), flag
+  for word in (*main.RUN_MODES, "0", "1", "2", "130", "143"):
+    assert re.search(rf"\n  {word} +\w", text), word
+  assert max(map(len, text.splitlines())) <= 80
+
+
+def test_text_that_takes_long_to_prepare_is_not_prepared_unasked(
+  tmp_path, capsys, monkeypatch
+):
+  monkeypatch.setattr(prepare, "is_quick", lambda task: False)
+  where = f"--gin.DATA_DIR='{tmp_path}'"
+  text = failure(capsys, f"--gin.MODEL_DIR='{tmp_path}'", where)
+  assert "raptr --run_mode=prepare" in text
   assert not list(tmp_path.iterdir())
+
+
+def test_the_resolved_configuration_says_who_set_what(tmp_path):
+  (tmp_path / "mine.gin").write_text(
+    "from __gin__ import dynamic_registration\n"
+    "from raptr_jax.training import optim\n"
+    "include 'experiments/quickstart_bert_raptr.gin'\n"
+    "TRAIN_STEPS = 5\nBATCH_SIZE = 6\n"
+    "optim.adamw.b1 = 0.8\noptim.adamw.b2 = 0.999\n"
+  )
+  files = [str(tmp_path / "mine.gin")]
+  overrides = ["--gin.MODEL_DIR='x'", "--gin.BATCH_SIZE=7"]
+  main.configure([f"--gin_file={files[0]}", *overrides])
+  lines = list(resolved_lines(files, overrides))
+  assert max(len(line) for line in lines if str(tmp_path) not in line) <= 80
+  found, file = {}, ""
+  for line in lines:
+    if match := re.match(r"  (\S.*)", line):
+      file = match.group(1)
+    elif match := re.match(r" +(\d*)  (\S+) +(.*)", line):
+      found[match.group(2)] = (file, match.group(1), match.group(3))
+  assert found["TRAIN_STEPS"] == (files[0], "4", "5")
+  assert found["BATCH_SIZE"] == ("command line", "", "7")
+  assert found["MODEL_DIR"] == ("command line", "", "'x'")
+  assert found["WARMUP_STEPS"][0] == "experiments/quickstart_bert_raptr.gin"
+  assert found["DATA_DIR"][0] == "data/text_task.gin"
+  assert found["optim.adamw.b1"] == (files[0], "6", "0.8")
+  assert "optim.adamw.b2" not in found  # Its default.
+  used = set(re.findall(r"^([A-Z_]+) = ", gin.config_str(), re.MULTILINE))
+  assert used == {name for name in found if name.isupper()}
 
 
 SMALL = [
@@ -148,9 +255,9 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-  """Arguments of a small run on a folder of text, prepared, without a folder."""
-  folder = tmp_path_factory.mktemp("prepared")
+def arguments(tmp_path_factory):
+  """Arguments of a small run on a folder of text, but for its MODEL_DIR."""
+  folder = tmp_path_factory.mktemp("arguments")
   text = write_corpus(folder / "text")
   argv = [
     LEAF,
@@ -159,15 +266,14 @@ def prepared(tmp_path_factory):
     f"--gin.DATA_DIR='{folder / 'data'}'",
     *SMALL,
   ]
-  main.prepare_main([*argv, "--gin.MODEL_DIR='x'"])
   return argv
 
 
 @pytest.fixture(scope="module")
-def trained(prepared, tmp_path_factory):
+def trained(arguments, tmp_path_factory):
   """The folder of this run."""
   run = tmp_path_factory.mktemp("trained") / "run"
-  main.main([*prepared, f"--gin.MODEL_DIR='{run}'"])
+  main.main([*arguments, f"--gin.MODEL_DIR='{run}'"])
   return run
 
 
@@ -177,7 +283,7 @@ def copy(trained, tmp_path):
   return shutil.copytree(trained, tmp_path / "run")
 
 
-def test_from_a_folder_of_text_to_a_summary(prepared, trained, capsys):
+def test_from_a_folder_of_text_to_a_summary(arguments, trained, capsys):
   run = trained
   for name in ("config.gin", "metrics.jsonl", "summary.json", "summary.md",
                "curves.png", "checkpoints", "tensorboard"):  # fmt: skip
@@ -188,14 +294,39 @@ def test_from_a_folder_of_text_to_a_summary(prepared, trained, capsys):
   assert "TRAIN_STEPS = 6" in (run / "config.gin").read_text()
 
   again = [f"--gin.MODEL_DIR='{run}'", "--gin.EVAL_PERIOD=1"]
-  main.main([*prepared, *again])
+  main.main([*arguments, *again])
   assert "complete" in capsys.readouterr().out
   assert "EVAL_PERIOD = 3" in (run / "config.gin").read_text()
 
 
-def test_a_changed_configuration_is_told(prepared, copy, capsys):
+@pytest.mark.parametrize(
+  ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_a_run_that_a_signal_stopped_ends_with_its_code(
+  number, code, arguments, trained, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(loop, "train", lambda *_: Stopped(3, number))
+  with pytest.raises(SystemExit) as info:
+    main.main([*arguments, f"--gin.MODEL_DIR='{tmp_path}'"])
+  assert info.value.code == code
+
+
+def test_a_second_interrupt_ends(
+  arguments, trained, tmp_path, monkeypatch, capsys
+):
+  def interrupted(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(loop, "train", interrupted)
+  with pytest.raises(SystemExit) as info:
+    main.main([*arguments, f"--gin.MODEL_DIR='{tmp_path}'"])
+  assert info.value.code == 130
+  assert "the same command resumes" in capsys.readouterr().err
+
+
+def test_a_changed_configuration_is_told(arguments, copy, capsys):
   (copy / "summary.json").unlink()  # As if it had been killed.
-  changed = [a.replace("EVAL_PERIOD=3", "EVAL_PERIOD=2") for a in prepared]
+  changed = [a.replace("EVAL_PERIOD=3", "EVAL_PERIOD=2") for a in arguments]
   main.main([*changed, f"--gin.MODEL_DIR='{copy}'"])
   out = capsys.readouterr().out
   assert "-EVAL_PERIOD = 3" in out
@@ -203,10 +334,10 @@ def test_a_changed_configuration_is_told(prepared, copy, capsys):
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(
-  prepared, tmp_path, capsys
+  arguments, tmp_path, capsys
 ):
   run = f"--gin.MODEL_DIR='{tmp_path / 'run'}'"
-  main.main([*prepared, run, "--dry_run"])
+  main.main([*arguments, run, "--dry_run"])
   out = capsys.readouterr().out
   for text in ("parameters", "FLOPs of a dense step", "1.333 nominal",
                "epochs", "tokens", "MiB temporary", "path length"):  # fmt: skip
@@ -217,7 +348,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
 def test_a_dry_run_prints_the_solved_number_and_both_factors(
   capsys, tmp_path, monkeypatch
 ):
-  monkeypatch.chdir(tmp_path)  # Where no data is prepared.
+  monkeypatch.chdir(tmp_path)  # Where no data is arguments.
   main.main(
     [
       "--gin_file=experiments/quickstart_bert_raptr.gin",
@@ -242,4 +373,4 @@ def test_a_dry_run_prints_the_solved_number_and_both_factors(
   layer = 4 * (16 * 16 + 16) + 2 * 16 * 64 + 64 + 16 + 2 * 32
   count = 16 * (32 + 128 + 2) + 32 + 6 * layer + 32 + 16 * 16 + 16 + 32 + 32
   assert re.search(rf"parameters +{count:,}\n", out)
-  assert re.search(r"embeddings and head too +1\.\d{3}", out)
+  assert re.search(r"FLOP factor, whole step +1\.\d{3}", out)

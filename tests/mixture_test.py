@@ -161,7 +161,10 @@ def test_prepared_mixture_joins_the_batches_of_its_parts(tmp_path):
     for name, size in (("many", 60), ("few", 30))
   ]
   mixture = Mixture(name="mix", tasks=tasks, rates=(3, 1))
-  shared = {"feature_lengths": {"tokens": 64}, "data_dir": str(tmp_path)}
+  shared = {
+    "feature_lengths": {"tokens": 64},
+    "data_dir": str(tmp_path / "data"),
+  }
   prepare(task=mixture, **shared)
   dataset = MixtureDataset(
     mixture=mixture,
@@ -229,7 +232,8 @@ def test_mix_of_the_paper_is_what_its_file_says(name, kind):
   assert [part._task.source.description() for part in train.parts] == [
     "TFDS c4/en (text), validation: the first 1 % of each",
     "TFDS wikipedia/20230601.en (text), validation: the first 1 % of each",
-    "text files of code, validation: every 20th document",
+    "text of code (**/*), a document is a file, white space: collapse, "
+    "validation: every 20th document",
     "TFDS scientific_papers/arxiv (article), validation: the first 1 % of each",
   ]
   for dataset, split in ((train, "train"), (held_out, "validation")):

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import numpy as np
@@ -8,9 +9,11 @@ from raptr_jax.main import prepare_main
 from raptr_jax.tasks import files
 from raptr_jax.tasks.prepared import prepare as preparation
 from raptr_jax.tasks.prepared import records
+from raptr_jax.tasks.prepared.folder import UNFINISHED
 from raptr_jax.tasks.prepared.prepare import prepare
 from raptr_jax.tasks.text import sources
 from raptr_jax.tasks.text.vocabularies import SentencePieceVocabulary
+from raptr_jax.tasks.text.vocabulary import AtMost
 from tests.small_task import LENGTHS, VOCABULARY_SIZE, make_task, write_corpus
 
 SHARD_DOCUMENTS = 40
@@ -190,13 +193,74 @@ def test_other_vocabulary_is_refused(copy, corpus, tmp_path):
     _prepare(make_task(corpus), copy)
 
 
-def test_changes_after_an_interruption_are_refused(copy, corpus):
-  folder = copy / "small_bert"
+def _unfinish(folder):
+  """Makes a finished folder one whose last shards are missing."""
   metadata = json.loads((folder / records.METADATA).read_text())
   (folder / records.METADATA).unlink()
-  files.write_json(folder / records.UNFINISHED, metadata)
-  with pytest.raises(ValueError, match=r"'inputs': 32.*'inputs': 16"):
-    _prepare(make_task(corpus), copy, {"inputs": 16})
+  (folder / "validation-00000.array_record").unlink()
+  files.write_json(folder / UNFINISHED, metadata)
+
+
+def test_unfinished_work_with_the_same_settings_is_taken_up(
+  copy, finished, corpus, capsys
+):
+  folder = copy / "small_bert"
+  _unfinish(folder)
+  kept = folder / "train-00001.array_record"
+  time = kept.stat().st_mtime_ns
+  _prepare(make_task(corpus), copy)
+  assert _files(folder) == _files(finished)
+  assert kept.stat().st_mtime_ns == time
+  assert "starting again" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ("changes", "lengths", "told"),
+  [
+    ({}, {"inputs": 16}, "'inputs': 32}, but now feature_lengths={'inputs'"),
+    ({"vocabulary_size": 700}, LENGTHS, "=600, but now vocabulary_size=700"),
+    ({"vocabulary_size": AtMost(600)}, LENGTHS, "vocabulary_size='at most 600"),
+  ],
+)
+def test_unfinished_work_with_other_settings_is_thrown_away(
+  copy, corpus, tmp_path_factory, capsys, changes, lengths, told
+):
+  folder = copy / "small_bert"
+  _unfinish(folder)
+  (folder / "mine.txt").write_text("not of the program's making")
+  task = make_task(corpus, **changes)
+  _prepare(task, copy, lengths)
+  (line,) = (
+    line
+    for line in capsys.readouterr().out.splitlines()
+    if "starting again" in line
+  )
+  assert told in line
+  (folder / "mine.txt").unlink()
+  afresh = tmp_path_factory.mktemp("afresh")
+  _prepare(task, afresh, lengths)
+  assert _files(folder) == _files(afresh / "small_bert")
+
+
+def test_unfinished_work_with_another_vocabulary_is_thrown_away(
+  copy, finished, corpus, capsys
+):
+  folder = copy / "small_bert"
+  _unfinish(folder)
+  (folder / "vocabulary.model").write_bytes(b"other")
+  _prepare(make_task(corpus), copy)
+  assert "another vocabulary.model: starting" in capsys.readouterr().out
+  assert _files(folder) == _files(finished)
+
+
+def test_a_failed_vocabulary_leaves_nothing_in_the_way(corpus, tmp_path):
+  folder = tmp_path / "small_bert"
+  for size in (5, 100_000):
+    with pytest.raises(ValueError, match=rf"VOCABULARY_SIZE={size} does not"):
+      _prepare(make_task(corpus, vocabulary_size=size), tmp_path)
+    assert not _files(folder)
+  _prepare(make_task(corpus), tmp_path)
+  assert records.load_metadata(folder)
 
 
 def test_missing_or_wrong_vocabulary_is_refused(finished, corpus, tmp_path):
@@ -210,9 +274,32 @@ def test_missing_or_wrong_vocabulary_is_refused(finished, corpus, tmp_path):
 
 
 def test_empty_split_is_refused(tmp_path):
-  corpus = write_corpus(tmp_path / "corpus", num_documents=4)
-  with pytest.raises(ValueError, match=r"validation split .* no documents"):
-    _prepare(make_task(corpus), tmp_path)
+  (tmp_path / "text").mkdir()
+  (tmp_path / "text" / "a.txt").write_text("a")  # No part can be held out.
+  with pytest.raises(ValueError, match=r"train split .* no documents"):
+    _prepare(make_task(tmp_path / "text"), tmp_path / "data")
+
+
+def test_text_without_tokens_is_refused(tmp_path):
+  pytest.importorskip("tokenizers")
+  given = tmp_path / "vocab.txt"
+  given.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na")
+  (tmp_path / "text").mkdir()
+  for name in "ab":
+    (tmp_path / "text" / name).write_text("\ufffd" * 9)  # Dropped by BERT.
+  task = make_task(
+    tmp_path / "text", vocabulary_path=str(given), vocabulary_size=6
+  )
+  with pytest.raises(ValueError, match="train split .* has no tokens"):
+    _prepare(task, tmp_path / "data")
+
+
+def test_text_that_changes_meanwhile_is_refused(corpus, tmp_path):
+  shutil.copytree(corpus, tmp_path / "text")
+  inside = tmp_path / "text" / "data"  # Where it would be read as text.
+  with pytest.raises(ValueError, match="changed while .* --gin.DATA_DIR outsi"):
+    _prepare(make_task(tmp_path / "text"), inside)
+  assert not list(inside.glob("*/*.array_record"))
 
 
 def test_program_prepares_what_the_flags_say(corpus, tmp_path, capsys):
@@ -220,6 +307,7 @@ def test_program_prepares_what_the_flags_say(corpus, tmp_path, capsys):
     "--gin_file=models/bert_tiny.gin",
     "--gin_file=methods/dense.gin",
     "--gin_file=runs/pretrain.gin",
+    "--gin_file=data/bert.gin",
     "--gin_file=data/bert_text.gin",
     f"--gin.MODEL_DIR='{tmp_path / 'run'}'",
     "--gin.TRAIN_STEPS=10",
@@ -232,8 +320,9 @@ def test_program_prepares_what_the_flags_say(corpus, tmp_path, capsys):
   metadata = records.load_metadata(tmp_path / "bert_text")
   assert metadata.settings["feature_lengths"] == {"inputs": 32}
   assert metadata.settings["vocabulary_size"] == 600
-  with pytest.raises(SystemExit, match=r"error: .*'inputs': 32.*DATA_DIR"):
+  with pytest.raises(SystemExit):
     prepare_main([*argv[:-1], "--gin.TASK_FEATURE_LENGTHS={'inputs': 16}"])
+  assert re.search(r"'inputs': 32.*DATA_DIR", capsys.readouterr().err)
 
 
 def test_text_that_has_changed_is_refused(copy, corpus, tmp_path):
@@ -242,7 +331,7 @@ def test_text_that_has_changed_is_refused(copy, corpus, tmp_path):
   path = copy / "small_bert" / records.METADATA
   path.write_text(path.read_text().replace(str(corpus), str(moved)))
   _prepare(make_task(moved), copy)  # The same files in another place.
-  changed = moved / "a.txt"
+  changed = moved / "003.txt"
   changed.write_text(changed.read_text() + " more")  # As many documents.
   with pytest.raises(ValueError, match="source_files="):
     _prepare(make_task(moved), copy)

@@ -1,3 +1,5 @@
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +135,41 @@ def test_starting_at_a_batch_is_skipping_those_before(make, start):
   assert_batches_equal(take(make(), 3, start), whole[start:])
 
 
+def test_a_batch_larger_than_an_epoch_reads_its_rows_again(make, capsys):
+  whole = make(split="validation")
+  size = whole.num_examples
+  batch_size = 5 * size // 2
+  assert "reads every row" not in capsys.readouterr().out
+  large = make(split="validation", batch_size=batch_size)
+  told = f"validation of small_bert: {size} rows, so each batch of {batch_size}"
+  assert capsys.readouterr().out.count(told) == 1
+  batches = take(large, 3)
+  assert capsys.readouterr().out == ""  # Not for every batch.
+  # Example i of batch b is at position b * batch_size + i, as ever.
+  single = take(make(split="validation", batch_size=1), 3 * batch_size)
+  for batch, start in zip(batches, range(0, 3 * batch_size, batch_size)):
+    part = single[start : start + batch_size]
+    joined = {key: np.concatenate([one[key] for one in part]) for key in batch}
+    assert_batches_equal([batch], [joined])
+  # By hand: two and a half epochs, each row with a corruption of its own.
+  order = Order(seed=3, shuffle=True, window=50)
+  located = [order.locate(p, size) for p in range(batch_size)]
+  assert [e for e, _ in located] == [p // size for p in range(batch_size)]
+  rows = _originals(batches[0])
+  assert sorted(rows[:size]) == sorted(rows[size : 2 * size])
+  assert_batches_equal(take(large, 1, 2), batches[2:])
+
+
+def test_a_split_without_rows_is_refused(make, data_dir, corpus, tmp_path):
+  shutil.copytree(data_dir, tmp_path / "copy")
+  path = tmp_path / "copy" / "small_bert" / records.METADATA
+  metadata = json.loads(path.read_text())
+  metadata["splits"]["validation"]["rows"] = 0
+  path.write_text(json.dumps(metadata))
+  with pytest.raises(ValueError, match="validation split .* has no rows"):
+    make(data_dir=str(tmp_path / "copy"), split="validation")
+
+
 def test_starting_far_away_is_immediate(make):
   assert_batches_equal(take(make(), 1, 10**9), take(make(), 1, 10**9))
 
@@ -181,9 +218,8 @@ def test_hosts_must_share_a_batch_evenly(make, monkeypatch):
 @pytest.mark.parametrize(
   "changes, message",
   [
-    ({"data_dir": "nowhere"}, r"python scripts/prepare.py.*--gin_file"),
+    ({"data_dir": "nowhere"}, r"raptr --run_mode=prepare.* the same flags"),
     ({"feature_lengths": {"inputs": 16}}, r"'inputs': 32.*'inputs': 16"),
-    ({"batch_size": 100_000}, r"less than one batch .*--gin.BATCH_SIZE"),
     ({"batch_size": 0}, r"BATCH_SIZE=0"),
     ({"split": "test"}, r"'test' is not one of"),
     ({"seed": -1}, r"--gin.RANDOM_SEED"),

@@ -1,5 +1,7 @@
 """The commands that the documentation shows are real."""
 
+import ast
+import dataclasses
 import importlib
 import re
 import shlex
@@ -8,47 +10,83 @@ from pathlib import Path
 import gin
 import pytest
 
+import raptr_jax
 from raptr_jax import main
+from raptr_jax.configuration import configure
 from raptr_jax.inference import evaluation
+from raptr_jax.inference.run import Run
+from raptr_jax.scaffold import new
 from raptr_jax.training import experiment
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "CONTRIBUTING.md")
+LEAF = "--gin_file=experiments/quickstart_bert_raptr.gin"
+# Runs that commands evaluate or resume, and what they are runs of.
+RUNS = {
+  "runs/decoder": "quickstart_ul2_decoder_raptr",
+  "runs/mine": "quickstart_bert_raptr",
+}
 
 
-def commands() -> list[str]:
-  """Lines of the shell blocks of all pages."""
-  lines = []
-  for page in PAGES:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL):
-      lines += block.splitlines()
-  return lines
+def pages() -> dict[str, str]:
+  """The texts of all pages that people write, by their names."""
+  docs = (ROOT / "docs").rglob("*.md")
+  paths = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(path for path in docs if path.parent.name != "generated"),
+  ]
+  return {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in paths
+  }
+
+
+PAGES = pages()
+
+
+def blocks(language: str) -> list[str]:
+  """The blocks of a language, on all pages, each once."""
+  pattern = rf"```{language}\n(.*?)```"
+  found = (re.findall(pattern, t, flags=re.DOTALL) for t in PAGES.values())
+  return list(dict.fromkeys(block for page in found for block in page))
 
 
 def programs() -> list[str]:
-  return [line for line in commands() if line.startswith("python ")]
+  """Commands that start a program of this project, each once."""
+  joined = (block.replace("\\\n", " ") for block in blocks("bash"))
+  lines = (line for block in joined for line in block.splitlines())
+  words = (" ".join(line.split()) for line in lines)
+  return list(
+    dict.fromkeys(w for w in words if w.startswith(("raptr ", "python ")))
+  )
 
 
-def test_there_are_commands():
-  assert len(programs()) >= 9
+PROGRAMS = programs()
+TABLE_COMMANDS = [p for p in PROGRAMS if "scripts/reproduce.py" in p]
+NEW_COMMANDS = [p for p in PROGRAMS if p.startswith("raptr new ")]
+RUN_COMMANDS = [
+  p for p in PROGRAMS if p not in (*TABLE_COMMANDS, *NEW_COMMANDS)
+]
 
 
-TABLE_COMMANDS = [p for p in programs() if "scripts/reproduce.py" in p]
-RUN_COMMANDS = [p for p in programs() if p not in TABLE_COMMANDS]
+def test_there_are_commands_of_each_kind():
+  assert len(RUN_COMMANDS) >= 15
+  assert len(TABLE_COMMANDS) >= 4
+  assert NEW_COMMANDS
 
 
 @pytest.mark.parametrize("line", RUN_COMMANDS)
 def test_a_command_configures_a_run(line, tmp_path, monkeypatch):
   (tmp_path / "books").mkdir()
   monkeypatch.chdir(tmp_path)
-  words = shlex.split(line)
-  if "--gin_file=runs/decoder/config.gin" in words:
-    leave_config("quickstart_ul2_decoder_raptr", tmp_path / "runs/decoder")
-  program = words[1:3] if words[1] == "-m" else words[1:2]
-  assert program in (["-m", "raptr_jax.main"], ["scripts/prepare.py"])
-  main.configure(words[1 + len(program) :], "")
-  run = gin.get_configurable(gin.query_parameter("%RUN").selector)()
+  program, *words = shlex.split(line, comments=True)
+  assert program == "raptr"
+  if not any(word.startswith("--gin_file=") for word in words):
+    for folder, leaf in RUNS.items():
+      leave_config(leaf, tmp_path / folder)
+  main.configure(words)
+  run = configure.build("RUN")
+  assert isinstance(run, evaluation.Evaluation) == ("--run_mode=eval" in words)
   if isinstance(run, evaluation.Evaluation):
     run = run.experiment
   assert run.train_dataset.batch_spec()
@@ -56,8 +94,9 @@ def test_a_command_configures_a_run(line, tmp_path, monkeypatch):
 
 def leave_config(leaf: str, folder: Path) -> None:
   """Leaves in a folder what a run of this leaf leaves there."""
-  leaf = f"--gin_file=experiments/{leaf}.gin"
-  main.configure([leaf, f"--gin.MODEL_DIR='{folder}'"], "")
+  main.configure(
+    [f"--gin_file=experiments/{leaf}.gin", f"--gin.MODEL_DIR='{folder}'"]
+  )
   folder.mkdir(parents=True)
   (folder / "config.gin").write_text(gin.config_str(), encoding="utf-8")
 
@@ -84,33 +123,50 @@ def test_a_command_names_a_table(line, tmp_path, monkeypatch):
   assert run.train_dataset.batch_spec()
 
 
+@pytest.mark.parametrize("line", NEW_COMMANDS)
+def test_a_command_writes_files_to_begin_with(line, tmp_path):
+  words = shlex.split(line, comments=True)[2:]
+  new.main([*words, f"--folder={tmp_path}"])
+  assert len(list(tmp_path.iterdir())) == 3
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_files_that_a_page_names_exist(page):
-  text = (ROOT / page).read_text(encoding="utf-8")
+  text = PAGES[page]
   names = re.findall(r"(?:\./|\(|`)((?:\w+/)+[\w.]+\.\w+)", text)
   names += re.findall(r"\]\(([^)#:]+)\)", text)
-  assert names
+  folder = (ROOT / page).parent
+  places = (ROOT, ROOT / "raptr_jax", ROOT / "gin", folder)
   for name in names:
-    if "triangle" in name:  # An example of a file to write.
-      continue
-    places = (ROOT, ROOT / "raptr_jax", ROOT / "gin")
-    assert any((place / name).exists() for place in places), name
+    if not name.startswith("generated/"):  # Written when pages are built.
+      assert any((place / name).exists() for place in places), name
 
 
-def test_overrides_that_the_readme_names_are_known():
-  text = (ROOT / "README.md").read_text(encoding="utf-8")
-  flags = re.findall(r"`(--gin\.[a-z][^`]+)`", text)
-  assert flags
-  leaf = "--gin_file=experiments/quickstart_bert_raptr.gin"
+def test_overrides_that_the_pages_name_are_known():
+  text = "\n".join(PAGES.values())
+  flags = set(re.findall(r"`(--gin\.[a-z][^`]+)`", text))
+  assert len(flags) >= 5
   for flag in flags:
-    main.configure([leaf, "--gin.MODEL_DIR='x'", *shlex.split(flag)], "")
+    main.configure([LEAF, "--gin.MODEL_DIR='x'", *shlex.split(flag)])
+
+
+def test_names_in_python_blocks_exist():
+  attributes = {field.name for field in dataclasses.fields(Run)} | {*dir(Run)}
+  for block in blocks("python"):
+    for node in ast.walk(ast.parse(block)):
+      if not isinstance(node, ast.Attribute):
+        continue
+      owner = node.value.id if isinstance(node.value, ast.Name) else None
+      if owner == "raptr_jax":
+        assert node.attr in raptr_jax.__all__, node.attr
+      elif owner == "run":
+        assert node.attr in attributes, node.attr
 
 
 def test_the_method_that_contributing_shows_works():
   from raptr_jax.methods import policies
 
-  text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-  code = re.search(r"```python\n(.*?)```", text, flags=re.DOTALL)
+  code = re.search(r"```python\n(.*?)```", PAGES["CONTRIBUTING.md"], re.DOTALL)
   assert code
   scope = dict(vars(policies))
   exec(code.group(1), scope)

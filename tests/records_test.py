@@ -4,6 +4,7 @@ import pytest
 from raptr_jax.tasks import files
 from raptr_jax.tasks.objectives.packing import Row
 from raptr_jax.tasks.prepared import records
+from raptr_jax.tasks.task import NotPreparedError
 
 
 def _rows(count):
@@ -47,6 +48,17 @@ def test_interrupted_shard_does_not_exist(tmp_path):
   assert not path.exists()
 
 
+def test_a_row_is_found_by_its_number(tmp_path):
+  rows = _rows(7)
+  paths = [tmp_path / name for name in "abc"]
+  for path, part in zip(paths, (rows[:3], [], rows[3:])):
+    records.write_shard(path, part)
+  found = [records.read_row(paths, index) for index in range(7)]
+  assert _lists(found) == _lists(rows)
+  with pytest.raises(IndexError):
+    records.read_row(paths, 7)
+
+
 def test_tokens_are_counted(tmp_path):
   paths = [tmp_path / "a", tmp_path / "b"]
   for path, tokens in zip(paths, ([1, 1, 3], [3])):
@@ -63,13 +75,14 @@ def test_difference_in_settings_is_named(tmp_path):
   records.check_settings(tmp_path, found, {"task": "x", "vocabulary_size": 5})
   with pytest.raises(
     ValueError,
-    match=r"vocabulary_size=5, but now vocabulary_size=6.*--gin.DATA_DIR",
+    match=r"vocabulary_size=5, but now vocabulary_size=6"
+    r".*--gin.MIXTURE_OR_TASK_NAME or --gin.DATA_DIR, or delete",
   ):
     records.check_settings(tmp_path, found, {"vocabulary_size": 6})
 
 
 def test_folder_that_is_not_prepared_says_how(tmp_path):
-  with pytest.raises(FileNotFoundError, match=r"python scripts/prepare.py"):
+  with pytest.raises(NotPreparedError, match=r"raptr --run_mode=prepare"):
     records.load_metadata(tmp_path)
 
 

@@ -168,25 +168,78 @@ def test_plain_lines_without_a_terminal(tmp_path, capsys):
   assert lines == [
     "compiled path of 6 layers in 3.1 s",
     "step    0/1000  full model    loss 11.5000  accuracy 0.5000",
-    "step    5/1000  stage 1/3  path  6.0  loss  3.5000  eval 11.5000  "
-    "   41,234 tok/s  mfu   n/a  eta  0:01:40",
-    "step    6/1000  stage 2/3  path 10.5  loss  3.5000  eval 11.5000  "
-    "   41,234 tok/s  mfu 50.0%  eta  0:01:39",
+    "step    5/1000  path  6.0  loss  3.5000   41k tok/s  eta 0:01:40",
+    "step    6/1000  path 10.5  loss  3.5000   41k tok/s  mfu 50%  eta 0:01:39",
   ]
+
+
+def test_lines_of_a_long_run_fit_80_columns(tmp_path, capsys):
+  lengths = np.full(2_000_000, 24.0)
+  with make_report(
+    tmp_path, total_steps=2_000_000, path_lengths=lengths
+  ) as run:
+    entry = train_entry(
+      path_length=24.0, loss=12.0, mfu=0.995, step_seconds=3.0
+    )
+    run.evaluation(999_999, "grown", eval_entry(12.0))
+    run.train(1_000_000, entry | {"tokens_per_second": 949_999.0})
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[1].endswith("loss 12.0000  950k tok/s  mfu 100%  eta 34d 17h")
+  assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(
+  ("rate", "shown"),
+  [(0.4, "0"), (999.4, "999"), (999.6, "1.0k"), (9949.0, "9.9k"),
+   (9951.0, "10k"), (999_600, "1.0M"), (12_345_678, "12M")],
+)  # fmt: skip
+def test_a_rate_takes_four_characters(rate, shown):
+  assert report._thousands(rate) == shown
+
+
+def test_a_log_tells_what_the_run_waits_for_and_a_signal(tmp_path, capfd):
+  with make_report(tmp_path) as run:
+    with run.activity("compiling", in_log=True):
+      pass
+    with run.activity("evaluating", in_log=False):
+      pass
+    run.announce("stopping")
+    run.advance(7)
+  out, err = capfd.readouterr()
+  assert out == "compiling ...\n"
+  assert err == "stopping\n"
+
+
+def test_a_kill_loses_no_row_of_tensorboard(tmp_path):
+  """Rows are there before the process could end in order."""
+  with make_report(tmp_path) as run:
+    run.train(1, train_entry())
+    run.evaluation(1, "full", eval_entry())
+    steps = {v.tag for event in events(tmp_path) for v in event.summary.value}
+    assert {"train/loss", "eval/loss_full"} <= steps
 
 
 def test_terminal_shows_a_bar_and_the_same_numbers(tmp_path, monkeypatch):
   screen = Terminal()
   monkeypatch.setattr("sys.stdout", screen)
   monkeypatch.setenv("TERM", "xterm")
-  monkeypatch.setenv("COLUMNS", "100")
+  monkeypatch.setenv("COLUMNS", "80")
   with make_report(tmp_path) as run:
     run.note("compiled [bold]")
     run.train(10, train_entry(stage=2))
+    run._progress._bar.live.refresh()
+    run.advance(11)
+    with run.activity("compiling", in_log=True):
+      run._progress._bar.live.refresh()
+    run.announce("stopping after this step")
   shown = screen.getvalue()
   assert "compiled [bold]" in shown
   assert "step 10/20" in shown
-  assert "stage 2/3  path  6.0  loss  3.5000" in shown
+  assert "step 11/20" in shown
+  assert "stage 2/3  path  6.0  loss  3.5000  eval     n/a   41k tok/s" in shown
+  assert "mfu" not in shown
+  assert "compiling, 0:00:0" in shown
+  assert "stopping after this step" in shown
   assert "\x1b[?25h" in shown  # The cursor is back.
 
 

@@ -4,6 +4,10 @@ import importlib
 import itertools
 import json
 import math
+import os
+import re
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +17,24 @@ import numpy as np
 import pytest
 
 from raptr_jax import main
+from raptr_jax.configuration.errors import ConfigurationError
 from raptr_jax.tasks import files
 from raptr_jax.training import experiment
 from reproduce import TABLES
-from tables import bert_rows, figures, pages, results, runs, training, views
+from tables import (
+  bert_rows,
+  evidence,
+  figures,
+  pages,
+  results,
+  runs,
+  training,
+  views,
+)
 from tables.table import FAMILIES, SCALES
 from tables.ul2_rows import UL2_METHODS
+from tables.wanted import wanted_runs
+from tests.pictures import check_axes, check_readable
 
 ROOT = Path(__file__).resolve().parent.parent
 # What a user of a scale gives.
@@ -91,7 +107,7 @@ def write_page(setting, tmp_path, table, **kwargs) -> str:
     setting,
     TABLES[table],
     **{"tune": False, **kwargs},
-  )
+  ).page
   assert page.with_suffix(".png").stat().st_size > 1000
   assert not list(page.parent.glob("*.partial"))
   return page.read_text()
@@ -167,11 +183,18 @@ def test_a_name_is_one_run():
     and (scale == "tiny" or row in bert_rows.METHODS.rows)
   ],
 )
-def test_every_row_configures_at_every_scale(name, scale, tmp_path):
+def test_every_command_configures_at_every_scale(name, scale, tmp_path):
   setting = runs.Setting(scale, tmp_path, USERS[scale])
-  run_of(setting, name, 1e-3, 3).configure()
+  configure(run_of(setting, name, 1e-3, 3).command())
   assert gin.query_parameter("RANDOM_SEED/macro.value") == 3
   assert gin.query_parameter("LEARNING_RATE/macro.value") == 1e-3
+
+
+def configure(command: str):
+  """What the program does with a command that a shell reads; its flags."""
+  python, module, name, *argv = shlex.split(command)
+  assert (python, module, name) == ("python", "-m", "raptr_jax.main")
+  return main.configure(argv)
 
 
 def build(run: runs.Run) -> experiment.Experiment:
@@ -230,20 +253,29 @@ def test_the_full_model_start_is_a_twentieth(scale, tmp_path):
   assert first == steps / 20
 
 
-def test_a_command_is_what_a_user_would_type(setting):
-  command = run_of(setting, "pld_deepspeed").command()
+@pytest.mark.parametrize("root", ["runs", 'it\'s my $HOME `x` \\ "runs"!'])
+def test_a_command_is_what_a_user_would_type(root, tmp_path):
+  setting = runs.Setting("tiny", Path(root), ("--gin_search_paths=my files",))
+  run = run_of(setting, "pld_deepspeed")
+  command = run.command()
+  if root == "runs":
+    assert "--gin.MODEL_DIR=\"'runs/tiny/pld_deepspeed" in command
   program = "import sys; print(sys.argv[1:])"
-  assert "--gin.MODEL_DIR=\"'" in command
   words = subprocess.run(
-    command.replace(
-      "python -m raptr_jax.main", f"'{sys.executable}' -c '{program}'"
-    ),
-    shell=True,
+    [
+      "bash",
+      "-c",
+      command.replace(
+        "python -m raptr_jax.main", f"'{sys.executable}' -c '{program}'"
+      ),
+    ],
     capture_output=True,
     text=True,
     check=True,
   ).stdout
-  assert words.strip() == str(run_of(setting, "pld_deepspeed").arguments())
+  assert words.strip() == str(run.arguments())
+  configure(command)
+  assert gin.query_parameter("MODEL_DIR/macro.value") == str(run.folder)
 
 
 def test_a_run_that_has_changed_is_an_error(setting):
@@ -281,7 +313,7 @@ def test_what_rows_decide_cannot_be_overridden(name, tmp_path):
 
 def wanted(setting, *names, table="bert_methods", tune=False, **kwargs):
   table = TABLES[table]
-  found = training.wanted_runs(
+  found = wanted_runs(
     setting,
     table,
     rows=[table.row(name) for name in names],
@@ -312,27 +344,37 @@ def test_tuning_gives_each_row_its_own_best(setting):
 
 def test_nothing_follows_a_grid_that_has_failed(setting):
   failed = [run_of(setting, "dense", rate) for rate in GRID]
-  assert wanted(setting, "raptr", failed=failed) == [
+  assert wanted(setting, "dense", "raptr", failed=failed) == [
     ("dense", rate, 0) for rate in GRID
   ]
   write_run(failed[1], 5.0)
-  assert ("raptr", GRID[1], 0) in wanted(setting, "raptr", failed=failed[:1])
+  found = wanted(setting, "dense", "raptr", failed=failed[:1])
+  assert ("raptr", GRID[1], 0) in found
+
+
+def test_a_row_alone_is_all_that_runs(setting):
+  middle = GRID[len(GRID) // 2]
+  assert wanted(setting, "raptr") == [
+    ("raptr", middle, 0),
+    ("raptr", middle, 1),
+  ]
+  assert wanted(setting, "raptr", seeds=1, tune=True) == [
+    ("raptr", rate, 0) for rate in GRID
+  ]
+  write_grid(setting)
+  assert wanted(setting, "raptr", seeds=1) == [("raptr", BEST, 0)]
 
 
 def test_each_family_is_tuned_for_itself(setting):
   write_grid(setting, "ul2_decoder_dense", UL2_GRID[1])
   write_grid(setting, "ul2_encdec_dense", UL2_GRID[2])
-  names = ("ul2_decoder_raptr", "ul2_encdec_raptr")
+  names = ("ul2_decoder_raptr", "ul2_encdec_dense", "ul2_encdec_raptr")
   found = wanted(setting, *names, table="ul2_methods", seeds=1)
   assert found == [
-    *(("ul2_decoder_dense", rate, 0) for rate in UL2_GRID),
     *(("ul2_encdec_dense", rate, 0) for rate in UL2_GRID),
     ("ul2_decoder_raptr", UL2_GRID[1], 0),
     ("ul2_encdec_raptr", UL2_GRID[2], 0),
   ]
-  # The other family is not trained for one that is wanted alone.
-  found = wanted(setting, names[1], table="ul2_methods")
-  assert {name.split("_")[1] for name, *_ in found} == {"encdec"}
 
 
 def test_the_data_of_each_family_are_prepared_once(
@@ -401,13 +443,13 @@ def test_finished_runs_are_skipped_failures_are_shown(
 
 def test_the_log_tells_the_step(setting):
   run = run_of(setting, "raptr")
-  assert training.steps_done(run) is None
+  assert runs.steps_done(run) is None
   run.folder.mkdir(parents=True)
-  log = run.folder / training.LOG_FILE
+  log = run.folder / runs.LOG_FILE
   log.write_text("compiling\n")
-  assert training.steps_done(run) is None
+  assert runs.steps_done(run) is None
   log.write_text("step  10/500  stage 1/4\nstep 120/500  full model\nnote\n")
-  assert training.steps_done(run) == (120, 500)
+  assert runs.steps_done(run) == (120, 500)
 
 
 def test_a_run_has_one_process(setting):
@@ -420,11 +462,66 @@ def test_a_run_has_one_process(setting):
     training.launch(run, lambda: None)
 
 
-def test_a_child_that_fails_is_no_finished_run(setting, monkeypatch):
+@pytest.fixture
+def old_package(tmp_path, monkeypatch):
+  """An older raptr_jax in the current folder and on the Python path."""
+  package = tmp_path / "raptr_jax"
+  package.mkdir()
+  (package / "__init__.py").write_text("raise RuntimeError('an old package')")
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+def test_a_child_that_fails_is_no_finished_run(
+  setting, monkeypatch, old_package
+):
   run = run_of(setting, "raptr")
   monkeypatch.setattr(runs.Run, "arguments", lambda self: ["--nonsense"])
   assert not training.launch(run, lambda: None)
-  assert "arguments are required: --gin_file" in training.log_tail(run)
+  assert "unrecognized arguments: --nonsense" in runs.log_tail(run)
+
+
+def test_the_script_uses_its_own_checkout(old_package):
+  done = subprocess.run(
+    [sys.executable, ROOT / "scripts/reproduce.py", "--table", "nothing"],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 2
+  assert done.stderr.startswith("error: argument --table: invalid choice")
+
+
+CHILD = """
+import signal, sys, time
+def save(*_):
+  print("saved", flush=True)
+  sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+print("step 1/9 ", flush=True)
+time.sleep(60)
+"""
+
+
+def test_ctrl_c_stops_the_child_when_it_has_saved(setting, monkeypatch):
+  monkeypatch.setattr(training, "PROGRAM", (sys.executable, "-c", CHILD))
+  monkeypatch.setattr(training, "POLL_SECONDS", 0.05)
+  run = run_of(setting, "raptr")
+
+  def watch():
+    if runs.steps_done(run):
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    training.launch(run, watch)
+  assert runs.log_tail(run).endswith("saved")
+
+
+@pytest.mark.parametrize("end", ["sys.exit(130)", "os.kill(os.getpid(), 15)"])
+def test_a_child_that_was_stopped_stops_the_table(setting, monkeypatch, end):
+  code = f"import os, sys; {end}"
+  monkeypatch.setattr(training, "PROGRAM", (sys.executable, "-c", code))
+  with pytest.raises(KeyboardInterrupt):
+    training.launch(run_of(setting, "raptr"), lambda: None)
 
 
 # Pages.
@@ -569,6 +666,8 @@ def test_a_tuned_page_uses_each_best(setting, tmp_path):
 def test_a_page_can_be_made_of_nothing(table, setting, tmp_path):
   page = write_page(setting, tmp_path, table)
   assert "No run has finished." in page
+  middle = FAMILIES[TABLES[table].rows[0].family].learning_rates["tiny"][2]
+  assert f"have the learning rate {middle:g}, its middle" in page
 
 
 def test_the_sweep_has_a_line_a_row(setting, tmp_path):
@@ -619,6 +718,50 @@ def test_curves_are_means_at_common_steps(setting):
   np.testing.assert_allclose(curve.flops, [6.5e14, 1.3e15])
 
 
+@pytest.fixture
+def drawn(monkeypatch):
+  """The pictures that are written."""
+  from matplotlib.figure import Figure
+
+  drawn, savefig = [], Figure.savefig
+
+  def keep(figure, *args, **kwargs):
+    drawn.append(figure)
+    savefig(figure, *args, **kwargs)
+
+  monkeypatch.setattr(Figure, "savefig", keep)
+  return drawn
+
+
+@pytest.mark.parametrize(
+  ("table", "kinds"),
+  [
+    ("bert_methods", {"loss", "FLOPs"}),
+    ("ul2_methods", {"loss", "FLOPs"}),
+    ("flop_sweep", {"loss"}),
+    ("transitions", {"loss", "steps"}),
+  ],
+)
+def test_pictures_are_readable_and_written_alike(
+  table, kinds, setting, tmp_path, drawn
+):
+  for number, row in enumerate(TABLES[table].rows):
+    rate = FAMILIES[row.family].learning_rates["tiny"][2]
+    for seed in range(2):
+      write_run(
+        runs.Run(setting, row, rate, seed),
+        5.0 + 0.1 * seed + 0.01 * number,
+        flop_factor_nominal=1 + 0.1 * number,
+        boundaries=[] if "dense" in row.name else [50],
+        num_layers=int(row.overrides.get("NUM_LAYERS", 12)),
+        evals=[(step, "full", 5 + 50 / step) for step in range(5, 100, 5)],
+      )
+  write_page(setting, tmp_path, table)
+  (figure,) = drawn
+  check_readable(figure)
+  assert check_axes(figure) == kinds
+
+
 def test_lines_have_their_own_colors_or_unused_ones():
   wanted = {
     "dense": figures.BLACK,
@@ -648,6 +791,208 @@ def program(tmp_path, monkeypatch):
   monkeypatch.syspath_prepend(ROOT / "scripts")
   monkeypatch.chdir(tmp_path)
   return importlib.import_module("reproduce")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_has_its_exit_code(number, program, monkeypatch, capsys):
+  monkeypatch.setattr(
+    program, "train_rows", lambda *_, **__: os.kill(os.getpid(), number)
+  )
+  before = signal.getsignal(number)
+  with pytest.raises(SystemExit) as info:
+    program.main(["--table", "bert_methods", "--scale", "tiny"])
+  assert info.value.code == 128 + number
+  assert "run the same command again to resume" in capsys.readouterr().err
+  assert signal.getsignal(number) == before
+
+
+def test_a_dry_run_lists_what_will_run(setting, program, monkeypatch, capsys):
+  flags = ["--table", "bert_methods", "--scale", "tiny", "--seeds", "2"]
+  flags += ["--runs", "runs", "--only", "raptr", "dense"]
+  write_run(run_of(setting, "dense", GRID[0]), 9.0)
+
+  def listed():
+    program.main([*flags, "--dry_run"])
+    page = capsys.readouterr().out
+    assert "--multihost" not in page
+    lines = page[page.index("| row |") :].partition("\n\n")[0].splitlines()
+    return [[c.strip() for c in x.split("|")[1:-1]] for x in lines[2:]]
+
+  dense, raptr = bert_rows.DENSE.label, bert_rows.RAPTR.label
+  unknown = f"best of the grid ({GRID[0]:g} until it is known)"
+  assert listed() == [
+    [dense, f"{GRID[0]:g}", "–", "0"],
+    *([dense, f"{rate:g}", "0", "–"] for rate in GRID[1:]),
+    [raptr, unknown, "0, 1", "–"],
+    [dense, unknown, "1", "–"],
+  ]
+  launched = []
+
+  def launch(run, watch):
+    launched.append((run.row.label, run.learning_rate, run.seed))
+    write_run(run, 5.0 + abs(math.log(run.learning_rate / BEST)))
+    return True
+
+  monkeypatch.setattr(training, "launch", launch)
+  monkeypatch.setattr(training, "prepare_data", lambda run: None)
+  monkeypatch.setattr(training, "write_report", lambda *_, **__: None)
+  program.main(flags)
+  expected = [
+    *((dense, rate, 0) for rate in GRID[1:]),
+    (raptr, BEST, 0),
+    (raptr, BEST, 1),
+    (dense, BEST, 1),
+  ]
+  assert launched == expected
+  capsys.readouterr()
+  assert listed() == [
+    [dense, f"{GRID[0]:g}", "–", "0"],
+    [dense, f"{BEST:g}", "–", "0, 1"],
+    *([dense, f"{rate:g}", "–", "0"] for rate in GRID[2:]),
+    [raptr, f"{BEST:g}", "–", "0, 1"],
+  ]
+  program.main(flags)
+  assert launched == expected
+
+
+def test_a_row_alone_says_where_its_learning_rate_is_from(program, capsys):
+  flags = ["--table", "bert_methods", "--scale", "tiny", "--only", "raptr"]
+  program.main([*flags, "--dry_run", "--seeds", "1"])
+  page = capsys.readouterr().out
+  assert "Row dense has not tuned the learning rate, so it is 0.004" in page
+  assert "1 of 1 runs are left;" in page
+
+
+# What stands behind a page.
+
+
+def behind(*options, **rows) -> evidence.Evidence:
+  return evidence.Evidence(options, rows)
+
+
+@pytest.mark.parametrize(
+  ("old", "new", "reason"),
+  [
+    (behind(a=(9, 5)), behind(a=(9, 5)), ""),
+    (behind(a=(9, 5)), behind(a=(10, 6), b=(1, 1)), ""),
+    (
+      behind(a=(9, 5)),
+      behind(a=(9, 4)),
+      "which has more seeds of row a: 5 against 4",
+    ),
+    (
+      behind(a=(9, 5)),
+      behind(a=(8, 9)),
+      "which has more steps of row a: 9 against 8",
+    ),
+    (
+      behind(a=(9, 5)),
+      behind(b=(9, 5)),
+      "which has more seeds of row a: 5 against 0",
+    ),
+    (behind(a=(9, 5)), behind("X=1", a=(9, 5)), "made with no overrides"),
+    (behind("X=2", a=(9, 5)), behind("X=1", a=(9, 5)), "made with X=2"),
+  ],
+)
+def test_a_page_gives_way_to_one_with_as_much(old, new, reason, tmp_path):
+  page = tmp_path / "mine.md"
+  assert evidence.place_of(tmp_path, "mine", new) == evidence.Place(page)
+  pages.write_page(page, ["# Mine", old.comment()])
+  assert evidence.Evidence.read(page) == old
+  place = evidence.place_of(tmp_path, "mine", new)
+  assert (place.page == page) == (reason == "")
+  if reason:
+    folder = "X=1" if new.options else "partial"
+    assert place.page == tmp_path / "trials" / folder / "mine.md"
+    assert str(place).endswith(f"this does not replace {page}, {reason}")
+
+
+def test_a_page_without_a_record_stays(tmp_path):
+  (tmp_path / "mine.md").write_text("# Mine\n")
+  place = evidence.place_of(tmp_path, "mine", behind(a=(9, 5)))
+  assert place.page == tmp_path / "trials/partial/mine.md"
+  assert "does not record" in place.reason
+
+
+def test_a_trial_leaves_what_is_there(program, capsys, tmp_path):
+  kept = tmp_path / "results/bert_methods_tiny.md"
+  kept.parent.mkdir()
+  committed = (ROOT / "results" / kept.name).read_text("utf-8")
+  kept.write_text(committed)
+  setting = runs.Setting("tiny", Path("runs"), ("--gin.FULL_TRAIN_STEPS=30",))
+  assert setting.folder == Path("runs/trials/FULL_TRAIN_STEPS=30/tiny")
+  for seed in range(9):
+    for row in bert_rows.METHODS.rows:
+      run = runs.Run(setting, row, GRID[2], seed)
+      write_run(run, 6.0, steps=30)
+  flags = ["--table", "bert_methods", "--scale", "tiny", "--runs", "runs"]
+  program.main([*flags, "--report_only", "--gin.FULL_TRAIN_STEPS=30"])
+  trial = Path("results/trials/FULL_TRAIN_STEPS=30/bert_methods_tiny.md")
+  assert (
+    capsys.readouterr().out == f"{trial}: a trial with FULL_TRAIN_STEPS=30\n"
+  )
+  assert "6.0000 ± 0.0000 (9)" in trial.read_text()
+  # Nothing was trained without the override.
+  program.main([*flags, "--report_only"])
+  (line,) = capsys.readouterr().out.splitlines()
+  assert line == (
+    "results/trials/partial/bert_methods_tiny.md: this does not replace"
+    " results/bert_methods_tiny.md, which has more seeds of row dense: 5 against 0"
+  )
+  assert kept.read_text() == committed
+  assert not kept.with_suffix(".png").exists()
+
+
+def test_as_many_seeds_and_steps_replace_a_page(setting, tmp_path):
+  first = write_page(setting, tmp_path, "bert_methods")
+  write_grid(setting)
+  second = write_page(setting, tmp_path, "bert_methods")
+  assert first != second
+  assert (tmp_path / "results/bert_methods_tiny.md").read_text() == second
+  assert not (tmp_path / "results/trials").exists()
+
+
+@pytest.mark.parametrize(
+  "page", sorted((ROOT / "results").glob("*.md")), ids=lambda path: path.name
+)
+def test_committed_pages_record_their_runs(page):
+  found = evidence.Evidence.read(page)
+  assert found
+  assert found.rows
+  if page.name.startswith("bert_methods_tiny"):
+    assert found.rows["raptr"] == (500, 5)
+    assert found.rows["midas"] == (500, 1)
+
+
+@pytest.mark.parametrize(
+  "page",
+  sorted((ROOT / "results").glob("*_tiny.md")),
+  ids=lambda path: path.name,
+)
+def test_committed_pages_show_the_commands_of_their_table(page):
+  """Those that the table's rows have now; a test above configures them."""
+  table = TABLES[page.name.removesuffix("_tiny.md")]
+  text = page.read_text("utf-8")
+  shown = re.findall(r"^python -m raptr_jax.main .*$", text, re.MULTILINE)
+  setting = runs.Setting("tiny", Path("runs/reproduce"))
+  rates = [float(re.search(r"LEARNING_RATE=(\S+)", line)[1]) for line in shown]
+  assert shown == [
+    runs.Run(setting, row, rate, 0).command()
+    for row, rate in zip(table.rows, rates, strict=True)
+  ]
+
+
+def test_overrides_name_a_folder_in_any_order():
+  overrides = ("--gin.B='x y'", "--gin.A=(1, 2)", "--gin_search_paths=mine")
+  for order in itertools.permutations(overrides):
+    setting = runs.Setting("tiny", Path("runs"), order)
+    assert setting.trial == "A=_1,_2_,B=_x_y_"
+    assert setting.options == ("A=(1, 2)", "B='x y'")
+  long = [f"NAME_{i}={'x' * i}" for i in range(20)]
+  assert len(evidence.folder_name(long)) < 80
+  assert evidence.folder_name(long) != evidence.folder_name([*long, "Z=1"])
+  inputs = runs.Setting("small", Path("runs"), USERS["small"])
+  assert (inputs.trial, inputs.options) == ("", ("TEXT_DIR='books'",))
 
 
 def test_report_only_runs_nothing(setting, tmp_path, program, capsys):
@@ -744,6 +1089,14 @@ def test_a_dry_run_plans_a_family_against_its_dense_row(program, capsys):
       "--seeds 0, expected at least 1",
     ),
     (
+      ("--table", "theory_lemma", "--seeds", "2"),
+      "--table theory_lemma takes none of --seeds, --only",
+    ),
+    (
+      ("--table", "theory_polynomial", "--scale", "tiny"),
+      "--table theory_polynomial takes none of --scale, --seeds",
+    ),
+    (
       ("--table", "bert_methods", "--scale", "tiny", "--gin.LEARNING_RATE=1"),
       "--gin.LEARNING_RATE=1: rows and runs differ in LEARNING_RATE",
     ),
@@ -752,12 +1105,12 @@ def test_a_dry_run_plans_a_family_against_its_dense_row(program, capsys):
 def test_mistakes_get_one_clear_error(argv, message, program, tmp_path, capsys):
   with pytest.raises(SystemExit) as info:
     program.main(argv)
-  assert info.value.code
-  assert message in f"{info.value.code}{capsys.readouterr().err}"
+  assert info.value.code == 2
+  assert message in capsys.readouterr().err
   assert not list(tmp_path.iterdir())
 
 
 def test_configuration_errors_are_those_of_the_program(tmp_path):
   setting = runs.Setting("tiny", tmp_path, ("--gin.NOTHING=1",))
-  with pytest.raises(main.ConfigurationError, match="NOTHING"):
+  with pytest.raises(ConfigurationError, match="NOTHING"):
     run_of(setting, "dense").configure()

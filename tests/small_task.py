@@ -1,6 +1,7 @@
 """A small corpus and task for tests: real text, in files of a test's own."""
 
 import itertools
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,26 @@ VOCABULARY_SIZE = 600
 
 
 def write_corpus(folder: Path, num_documents: int = 120) -> Path:
-  """Text files with so many chapters of unequal lengths."""
+  """So many chapters of unequal lengths, each in a text file of its own."""
   chapters = itertools.islice(
     KingJamesBible().documents("train"), num_documents
   )
-  texts = [text[: 100 + 37 * (i % 29)] for i, text in enumerate(chapters)]
   folder.mkdir(parents=True)
-  half = num_documents // 2
-  (folder / "a.txt").write_text("\n\n".join(texts[:half]), encoding="utf-8")
-  (folder / "b.txt").write_text("\n".join(texts[half:]), encoding="utf-8")
+  for i, text in enumerate(chapters):
+    beginning = text[: 100 + 37 * (i % 29)]
+    (folder / f"{i:03}.txt").write_text(beginning, encoding="utf-8")
+  return folder
+
+
+def write_own_text(folder: Path) -> Path:
+  """Three small files of text, as somebody may have: a poem, prose, code."""
+  lines = next(KingJamesBible().documents("train")).split(". ")
+  poem = "\n\n".join(f"{a},\n    {b}." for a, b in itertools.pairwise(lines))
+  prose = textwrap.fill(". ".join(lines[5:15]), 60)
+  code = Path(textwrap.__file__).read_text(encoding="utf-8")[:2_000]
+  folder.mkdir(parents=True)
+  for name, text in (("poem", poem), ("prose", prose), ("code.py", code)):
+    (folder / name).write_text(text, encoding="utf-8")
   return folder
 
 

@@ -13,6 +13,8 @@ from raptr_jax.tasks.objectives.packing import BLOCK_DOCUMENTS
 from raptr_jax.tasks.objectives.ul2 import UL2
 from raptr_jax.tasks.prepared import prepare as preparation
 from raptr_jax.tasks.prepared.prepare import prepare
+from raptr_jax.tasks.task import NotPreparedError
+from raptr_jax.tasks.text.sources import TextFolder
 from raptr_jax.tasks.text.tfds_source import TfdsCorpus, merge_order
 from raptr_jax.tasks.text.vocabularies import open_vocabulary
 from tests.small_task import (
@@ -41,7 +43,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def task(corpus):
-  return make_task(corpus)
+  return make_task(corpus, source=TextFolder(str(corpus), 6, "line"))
 
 
 @pytest.fixture(scope="module")
@@ -154,14 +156,31 @@ def test_hosts_stream_their_parts(task, data_dir, monkeypatch):
   )
 
 
-def test_stream_smaller_than_a_batch_is_refused(task, data_dir):
-  dataset = _dataset(StreamingDataset, task, data_dir, batch_size=100_000)
-  with pytest.raises(ValueError, match=r"less than one batch"):
+def test_a_batch_larger_than_an_epoch_streams_as_prepared(
+  task, data_dir, capsys
+):
+  size = _dataset(
+    PreparedDataset, task, data_dir, split="validation"
+  ).num_examples
+  arguments = {"split": "validation", "batch_size": size + 8}
+  prepared = _dataset(PreparedDataset, task, data_dir, **arguments)
+  told = f"validation of small_bert: {size} rows, so each batch of {size + 8} "
+  assert told in capsys.readouterr().out
+  streamed = _dataset(StreamingDataset, task, data_dir, **arguments)
+  assert_batches_equal(take(streamed, 2), take(prepared, 2))
+  take(streamed, 1)
+  assert capsys.readouterr().out.count(told) == 1
+
+
+def test_a_stream_without_rows_is_refused(task, data_dir, monkeypatch):
+  dataset = _dataset(StreamingDataset, task, data_dir)
+  monkeypatch.setattr(StreamingDataset, "_epoch", lambda self: iter(()))
+  with pytest.raises(ValueError, match="train split of small_bert has no rows"):
     next(dataset.batches(0))
 
 
 def test_stream_needs_a_vocabulary(task, tmp_path):
-  with pytest.raises(FileNotFoundError, match=r"python scripts/prepare.py"):
+  with pytest.raises(NotPreparedError, match=r"raptr --run_mode=prepare"):
     _dataset(StreamingDataset, task, tmp_path)
 
 

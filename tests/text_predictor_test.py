@@ -147,7 +147,7 @@ def test_what_is_written_is_greedy(predictor, monkeypatch):
 
 
 def test_filling_gives_each_sentinel_its_span(monkeypatch):
-  def write(model, params, prompts, lengths, paths, *, decoding, eos_id):
+  def write(model, params, prompts, lengths, paths, *, decoding, eos_id, keys):
     # For each sentinel twice what stands before it in the prompt.
     found = np.zeros((len(prompts), decoding.max_new_tokens), np.int32)
     for row, prompt in zip(found, np.asarray(prompts).tolist()):

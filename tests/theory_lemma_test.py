@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from raptr_jax.theory import lemma
-from theory import lemma_pages, lemma_runs
+from tests.pictures import check_readable
+from theory import lemma_figures, lemma_pages, lemma_runs
 
 # Of the gap from depth 16 to 64, and from there to 256, by seed. An interval
 # of two values 0.02 apart reaches 12.7062 * 0.01 to both sides.
@@ -125,6 +126,45 @@ def test_trained_models_are_shown_by_depth(tmp_path):
   assert "- date: 2026-01-02 to 2026-01-05\n- hardware: 1 x GPU; 2 CPU" in page
   assert "computing: 123, 23 of them for the trained models\n" in page
   assert size == (11 * 150, 8.8 * 150)
+
+
+def test_a_page_without_trained_models_replaces_none_with_them(tmp_path):
+  def placed(parts, scale="tiny"):
+    results = json.dumps({"lemma": NETWORKS, "trained": parts})
+    (tmp_path / lemma_runs.RESULTS_FILE).write_text(results)
+    results = tmp_path / "results"
+    place = lemma_pages.report(tmp_path, results, "make it so", scale=scale)
+    assert place.page.with_suffix(".png").exists()
+    return str(place.page.parent.relative_to(tmp_path)), place.reason
+
+  page = tmp_path / "results/theory_lemma.md"
+  assert placed({"2": trained(2)}) == ("results", "")
+  kept = page.read_text()
+  folder, reason = placed({})
+  assert folder == "results/trials/scale=tiny"
+  assert reason.endswith("which has more seeds of row 2 layers: 1 against 0")
+  folder, reason = placed({"2": trained(2)}, scale="small")
+  assert folder == "results/trials/scale=small"
+  assert reason.endswith("made with scale=tiny")
+  assert page.read_text() == kept
+  assert placed({"2": trained(2), "4": trained(4)}) == ("results", "")
+
+
+def test_the_picture_is_readable(tmp_path, monkeypatch):
+  from matplotlib.figure import Figure
+
+  drawn = []
+  monkeypatch.setattr(
+    Figure,
+    "savefig",
+    lambda figure, path, **_: drawn.append(figure) or path.touch(),
+  )
+  results = {
+    "lemma": NETWORKS,
+    "trained": {str(depth): trained(depth) for depth in (6, 12, 24)},
+  }
+  lemma_figures.draw(tmp_path / "lemma.png", results)
+  check_readable(drawn[0])
 
 
 def test_one_trained_model_has_no_slope(tmp_path):

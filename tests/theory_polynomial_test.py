@@ -7,6 +7,7 @@ import struct
 import pytest
 
 from raptr_jax.theory import polynomial
+from tables.evidence import Evidence
 from theory import polynomial_pages, polynomial_runs
 from theory.polynomial_runs import Sizes, make_methods
 
@@ -77,6 +78,9 @@ def test_report_needs_the_results_alone(tmp_path, calls):
   polynomial_pages.report(tmp_path / "runs", tmp_path / "results", "make it so")
   page = (tmp_path / "results" / "theory_polynomial.md").read_text()
   assert "make it so" in page
+  rows = Evidence.read(tmp_path / "results" / "theory_polynomial.md").rows
+  assert rows["raptr"] == (40, 2)
+  assert rows["dense_equal_flops"] == (30, 2)
   assert "| 2 | 0.035 ± 0.007 | 0.035 ± 0.007 | 0.635 ± 0.007 |" in page
   assert "| RaPTr | – | 40 | 1.333x | 1.200x |" in page
   assert "RaPTr against dense, degrees 2 to 2: a higher error, +0.600" in page

@@ -21,6 +21,7 @@ from raptr_jax.training.compiled_steps import CompiledSteps
 from raptr_jax.training.held_out import held_out_evaluator
 from raptr_jax.training.loop import train
 from raptr_jax.training.partitioning import Partitioner
+from raptr_jax.training.signals import Stopped
 from tests.toy import (
   LAYERS,
   ToyDataset,
@@ -113,7 +114,7 @@ def test_a_signal_saves_and_a_new_start_goes_on(
         yield batch
 
   stopped = make_experiment(tmp_path, train_dataset=Signalling())
-  assert train(stopped) is None
+  assert train(stopped) == Stopped(7, signal_number)
   assert not (tmp_path / "summary.json").exists()
   with stopped.checkpointer.open(tmp_path) as checkpoints:
     assert checkpoints.latest_step() == 7

@@ -149,6 +149,16 @@ def test_word_pieces_by_hand(word_pieces):
   assert vocabulary.mask_id == 5
 
 
+def test_special_tokens_are_spelt_by_name(model, word_pieces):
+  vocabulary = open_vocabulary(model)
+  ids = vocabulary.encode("And God said")
+  spelt = [2, *ids, 4, 699, *ids, 3]
+  assert vocabulary.spell(spelt) == (
+    "[CLS] And God said [MASK] <extra_id_0> And God said [SEP]"
+  )
+  assert open_vocabulary(word_pieces).spell([3, 6, 5, 8]) == "[CLS] the [MASK]s"
+
+
 def test_word_pieces_can_keep_case(word_pieces):
   assert open_vocabulary(word_pieces, False).encode("The the") == [2, 6]
 

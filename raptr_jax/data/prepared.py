@@ -11,6 +11,7 @@ from raptr_jax.contracts import Batch
 from raptr_jax.data.task_dataset import TaskDataset
 from raptr_jax.tasks.objectives.objective import Corruption
 from raptr_jax.tasks.prepared import records
+from raptr_jax.tasks.task import NotPreparedError
 
 # Batches to prepare while the device computes.
 READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
@@ -20,15 +21,16 @@ ENDLESS = 2**62  # Grain's ranges must end; no run gets this far.
 class PreparedDataset(TaskDataset):
   """Batches from the records that `tasks/prepared/prepare.py` writes.
 
-  Starts at any batch immediately, and needs neither TensorFlow nor seqio.
+  Starts at any batch immediately, and needs neither TensorFlow nor seqio. A
+  batch may span epochs: several, if they are small.
   """
 
   def open(self) -> None:
     """Opens the records.
 
     Raises:
-      FileNotFoundError: the task is not prepared.
-      ValueError: the records do not fit the task.
+      NotPreparedError: the task is not prepared.
+      ValueError: the records do not fit the task, or there are none.
     """
     _ = self._records
 
@@ -58,7 +60,7 @@ class PreparedDataset(TaskDataset):
     """Rows in an epoch; None before the task is prepared."""
     try:
       return self._records.num_rows
-    except FileNotFoundError:
+    except NotPreparedError:
       return None
 
   @property

@@ -19,7 +19,7 @@ class StreamingDataset(TaskDataset):
   Every host runs the whole pipeline and keeps its part of each batch. Starting
   at batch n tokenises and drops all earlier rows: slow, but exact. One window
   of rows is held in memory. A task without a given vocabulary uses the one that
-  scripts/prepare.py has trained.
+  its preparation has trained.
 
   Attributes:
     num_examples: None, since a stream does not know its length.
@@ -33,7 +33,7 @@ class StreamingDataset(TaskDataset):
     """Registers the seqio task.
 
     Raises:
-      FileNotFoundError: the vocabulary does not exist.
+      NotPreparedError: the vocabulary does not exist.
       ModuleNotFoundError: the extra `data` is not installed.
     """
     _ = self._seqio_task
@@ -50,7 +50,7 @@ class StreamingDataset(TaskDataset):
     """This host's part of batch `start`, `start + 1`, ... without end.
 
     Raises:
-      ValueError: an epoch has fewer rows than a batch.
+      ValueError: an epoch has no rows.
     """
     corrupt = self._task.objective.corruption(
       self._vocabulary, self._feature_lengths

@@ -82,6 +82,7 @@ class TaskDataset:
     self._folder = Path(data_dir).expanduser() / task.name
     self._feature_lengths = dict(feature_lengths)
     self._split = split
+    self._told = False
     self._part = HostPart.of(batch_size)
     self._order = Order(seed=seed, shuffle=shuffle, window=shuffle_window)
 
@@ -99,10 +100,22 @@ class TaskDataset:
     }
 
   def _check_size(self, num_rows: int) -> None:
-    """Raises ValueError if an epoch of this many rows does not fill a batch."""
-    if num_rows < self.batch_size:
+    """Tells once if an epoch is smaller than a batch, which then spans several.
+
+    Raises:
+      ValueError: an epoch has no rows.
+    """
+    if not num_rows:
       raise ValueError(
-        f"the {self._split} split of {self._task.name} has {num_rows} rows, "
-        f"less than one batch of BATCH_SIZE={self.batch_size}: set a smaller "
-        "--gin.BATCH_SIZE, or provide more text"
+        f"the {self._split} split of {self._task.name} has no rows: provide "
+        "more text"
       )
+    if num_rows < self.batch_size and not self._told:
+      self._told = True
+      if jax.process_index() == 0:
+        rows = "1 row" if num_rows == 1 else f"{num_rows} rows"
+        print(
+          f"{self._split} of {self._task.name}: {rows}, so each batch of "
+          f"{self.batch_size} reads every row "
+          f"{self.batch_size / num_rows:.3g} times"
+        )

@@ -19,6 +19,7 @@ from raptr_jax.inference.prompting import (
   mean_scores,
 )
 from raptr_jax.inference.text_predictor import TextPredictor
+from raptr_jax.inference.trained_params import trained_params
 from raptr_jax.models.masked_stack import full_paths
 from raptr_jax.reports.provenance import provenance
 from raptr_jax.tasks.downstream.registry import select_tasks
@@ -27,11 +28,9 @@ from raptr_jax.tasks.files import write_json
 from raptr_jax.tasks.mixture import Mixture
 from raptr_jax.tasks.objectives.objective import GenerativeObjective
 from raptr_jax.tasks.task import TextTask
-from raptr_jax.training.checkpoint import restore_params
 from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.held_out import held_out_evaluator
 from raptr_jax.training.plan import make_plan
-from raptr_jax.training.setup import abstract_state
 
 RESULTS_FILE = "results.json"
 
@@ -145,7 +144,7 @@ class Evaluation:
     """
     self.open()
     questions = self._questions
-    params, step = self._restore()
+    params, step = trained_params(self.experiment)
     first_host = jax.process_index() == 0  # Only this one reports.
     console = Console(soft_wrap=True, markup=False, quiet=not first_host)
     results: dict[str, Any] = {
@@ -183,27 +182,6 @@ class Evaluation:
     if jax.process_index() == 0:
       write_json(path, results)
     return path
-
-  def _restore(self) -> tuple[Params, int]:
-    """The latest parameters, and their step."""
-    model_dir = self.experiment.model_dir
-    abstract = abstract_state(self.experiment)
-    found = restore_params(model_dir, abstract.params)
-    if found is None:
-      raise FileNotFoundError(
-        f"MODEL_DIR = '{model_dir}' has no checkpoints: train first, or set"
-        " --gin.MODEL_DIR to a trained run's folder."
-      )
-    params, step = found
-    depths = self.experiment.depths(step - 1)
-    for name, layers in self.experiment.model.stacks.items():
-      if depths[name] < layers:
-        raise ValueError(
-          f"MODEL_DIR = '{model_dir}' is at step {step}, where the model's"
-          f" {name} has grown to {depths[name]} of {layers} layers: continue"
-          " training first."
-        )
-    return params, step
 
   def _held_out(self, params: Params) -> dict[str, Any]:
     """Held-out losses of the full model and of shorter paths, in nats."""

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from raptr_jax.contracts import Batch, LayerPath, Params
 from raptr_jax.inference.decoding import Decoding
@@ -94,17 +94,19 @@ class TextPredictor:
     prompts: Sequence[str],
     decoding: Decoding,
     *,
+    seed: int = 0,
     watch: Watch = lambda count: None,
   ) -> list[str]:
     """The model's continuation of each prompt, until it ends the text.
 
-    `decoding.max_new_tokens` includes the sentinel that it writes first.
+    The arguments are those of `fill`. `decoding.max_new_tokens` includes the
+    sentinel that the model writes first.
     """
     inputs = [self._inputs(prompt) for prompt in prompts]
     first = self._sentinel_ids[0]
     return [
       self.vocabulary.decode(spans.get(first, []))
-      for spans in self.fill(inputs, decoding, watch=watch)
+      for spans in self.fill(inputs, decoding, seed=seed, watch=watch)
     ]
 
   def fill(
@@ -112,6 +114,7 @@ class TextPredictor:
     inputs: Sequence[Int[np.ndarray, "..."]],
     decoding: Decoding,
     *,
+    seed: int = 0,
     watch: Watch = lambda count: None,
   ) -> list[Spans]:
     """What the model writes for each sentinel in the inputs.
@@ -119,6 +122,8 @@ class TextPredictor:
     Args:
       inputs: tokens with sentinels, as a denoiser makes them.
       decoding: how tokens are chosen.
+      seed: of the tokens that are drawn, if any. What is drawn for an input
+        depends on its number, but on no other input.
       watch: called with the number of inputs just done.
 
     Returns:
@@ -131,10 +136,16 @@ class TextPredictor:
     for (length,), numbers in self._batches([(len(ids),) for ids in read]):
       prompts = np.zeros((self.batch_size, length), np.int32)
       lengths = np.ones(self.batch_size, np.int32)
+      places = np.zeros(self.batch_size, np.uint32)
+      places[: len(numbers)] = numbers
       for row, number in enumerate(numbers):
         lengths[row] = len(read[number])
         prompts[row, : lengths[row]] = read[number]
-      written = self._generate(prompts, lengths, decoding)
+      keys = None
+      if decoding.temperature > 0:
+        fold_in = jax.vmap(jax.random.fold_in, (None, 0))
+        keys = fold_in(jax.random.key(seed), places)
+      written = self._generate(prompts, lengths, decoding, keys)
       for number, targets in zip(numbers, written):
         filled[number] = hidden_spans(
           targets, sentinel_ids=self._sentinel_ids, eos_id=eos_id
@@ -194,6 +205,7 @@ class TextPredictor:
     prompts: Int[np.ndarray, "B T"],
     lengths: Int[np.ndarray, "B"],
     decoding: Decoding,
+    keys: Key[Array, "B"] | None,
   ) -> Int[np.ndarray, "B N"]:
     found = generate(
       self.model,
@@ -202,6 +214,7 @@ class TextPredictor:
       self.paths,
       decoding=decoding,
       eos_id=self.vocabulary.eos_id,
+      keys=keys,
     )
     return self.partitioner.fetch(found.tokens)
 

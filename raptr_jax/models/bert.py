@@ -9,6 +9,7 @@ of the stack.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
@@ -28,7 +29,20 @@ from raptr_jax.contracts import (
 )
 from raptr_jax.models import flops, layers, losses
 from raptr_jax.models.attention import SelfAttention, segment_bias
+from raptr_jax.models.checks import (
+  check_batch,
+  check_draws,
+  check_dropout_key,
+)
 from raptr_jax.models.masked_stack import MaskedStack, full_path
+
+READ = {  # What is read of a batch, by its axes.
+  "tokens": "B T",
+  "segment_ids": "B T",
+  "positions": "B T",
+  "target_positions": "B P",
+}
+LEARNED = {"targets": "B P", "target_weights": "B P"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,9 +144,15 @@ class BertBlock(nn.Module):
 
 
 class Bert(nn.Module):
-  """Embeddings, stack, and the head that predicts masked tokens."""
+  """Embeddings, stack, and the head that predicts masked tokens.
+
+  Attributes:
+    config: sizes and variants.
+    block: `block(config, parent=None)` builds a layer; see `BertMaskedLM`.
+  """
 
   config: BertConfig
+  block: Callable[..., nn.Module] = BertBlock
 
   def setup(self) -> None:
     config = self.config
@@ -150,7 +170,7 @@ class Bert(nn.Module):
     self.embedding_norm = norm()
     self.dropout = nn.Dropout(config.dropout_rate)
     self.stack = MaskedStack(
-      functools.partial(BertBlock, config), config.num_layers, config.remat
+      functools.partial(self.block, config), config.num_layers, config.remat
     )
     if config.norm == "pre":
       self.final_norm = norm()
@@ -228,9 +248,16 @@ class Bert(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class BertMaskedLM:
-  """A `contracts.Model`: BERT, trained to restore masked tokens."""
+  """A `contracts.Model`: BERT, trained to restore masked tokens.
+
+  Attributes:
+    config: sizes and variants.
+    block: `block(config, parent=None)` builds a layer, such as `BertBlock` or
+      another module that is called as `BertBlock` is; see `MaskedStack`.
+  """
 
   config: BertConfig
+  block: Callable[..., nn.Module] = BertBlock
 
   @property
   def stacks(self) -> dict[str, int]:
@@ -238,7 +265,7 @@ class BertMaskedLM:
 
   @property
   def module(self) -> Bert:
-    return Bert(self.config)
+    return Bert(self.config, self.block)
 
   def init(self, key: Key[Array, ""]) -> Params:
     row = jnp.zeros((1, 1), jnp.int32)
@@ -254,6 +281,8 @@ class BertMaskedLM:
     dropout_key: DropoutKey,
   ) -> tuple[Float[Array, ""], Metrics]:
     """Cross entropy of the masked tokens, summed, in nats; see `Model`."""
+    self._check(batch, READ | LEARNED, draws)
+    check_dropout_key(dropout_key)
     if self.config.dropout_rate == 0:
       dropout_key = None
     logits = layers.apply(
@@ -267,12 +296,34 @@ class BertMaskedLM:
     self, params: Params, batch: DeviceBatch, draws: Draws
   ) -> Float[Array, "B"]:
     """Log-likelihood of the masked tokens of each row, in nats."""
-    logits = layers.apply(self.module, params, batch, draws["stack"])
+    self._check(batch, READ | LEARNED, draws)
+    logits = self.logits(params, batch, draws)
     scores = losses.token_log_likelihood(logits, batch["targets"])
     return (scores * batch["target_weights"]).sum(-1)
 
+  def logits(
+    self, params: Params, batch: DeviceBatch, draws: Draws
+  ) -> Float[Array, "B P V"]:
+    """Scores of all tokens at the target positions of each row."""
+    self._check(batch, READ, draws)
+    logits: Array = layers.apply(self.module, params, batch, draws["stack"])
+    return logits
+
+  def _check(
+    self, batch: DeviceBatch, features: Mapping[str, str], draws: Draws
+  ) -> None:
+    """Raises an error that names what is wrong with the arguments."""
+    if "token_types" in batch:
+      features = {**features, "token_types": "B T"}
+    check_batch(batch, features, self)
+    check_draws(draws, self.stacks)
+
   def step_flops(self, batch: AnyBatch) -> StepFlops:
-    """FLOPs by kept layers; the head counts only predicted positions."""
+    """FLOPs by kept layers; the head counts only predicted positions.
+
+    Another `block` counts as `BertBlock`. If it computes other products, count
+    them in a subclass.
+    """
     config = self.config
     size, length = batch["tokens"].shape
     width = config.embed_dim

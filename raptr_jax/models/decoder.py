@@ -9,6 +9,7 @@ left to right.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -181,9 +182,15 @@ class DecoderBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Embedding, stack, and output layer."""
+  """Embedding, stack, and output layer.
+
+  Attributes:
+    config: sizes and variants.
+    block: `block(config, parent=None)` builds a layer; see `DecoderLM`.
+  """
 
   config: DecoderConfig
+  block: Callable[..., nn.Module] = DecoderBlock
 
   def setup(self) -> None:
     config = self.config
@@ -198,7 +205,7 @@ class Decoder(nn.Module):
     )
     self.dropout = nn.Dropout(config.dropout_rate)
     self.stack = MaskedStack(
-      functools.partial(DecoderBlock, config), config.num_layers, config.remat
+      functools.partial(self.block, config), config.num_layers, config.remat
     )
     self.final_norm = layers.RMSNorm(config.norm_epsilon)
     if not config.tied_head:

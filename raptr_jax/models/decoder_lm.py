@@ -1,25 +1,44 @@
 """The decoder as a language model: its loss, its FLOPs, and how it writes."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
+import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from raptr_jax.contracts import AnyBatch, Cache, LayerPath, Params, StepFlops
 from raptr_jax.models import flops
 from raptr_jax.models.attention import mask_bias
-from raptr_jax.models.decoder import Decoder, DecoderConfig
-from raptr_jax.models.language_model import LanguageModel
+from raptr_jax.models.checks import check_axes, check_paths
+from raptr_jax.models.decoder import Decoder, DecoderBlock, DecoderConfig
+from raptr_jax.models.language_model import PROMPTS, LanguageModel
 from raptr_jax.models.layers import apply
 from raptr_jax.models.masked_stack import full_paths
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderLM(LanguageModel):
-  """A `generate.Generator`: a decoder as a language model."""
+  """A `generate.Generator`: a decoder as a language model.
+
+  Attributes:
+    config: sizes and variants.
+    block: `block(config, parent=None)` builds a layer, such as `DecoderBlock`
+      or another module that is called as `DecoderBlock` is; see `MaskedStack`.
+      A model that writes also needs the block's method `extend`.
+  """
 
   config: DecoderConfig
+  block: Callable[..., nn.Module] = DecoderBlock
+  features: ClassVar[Mapping[str, str]] = {
+    "tokens": "B T",
+    "segment_ids": "B T",
+    "positions": "B T",
+    "in_prefix": "B T",
+    "targets": "B T",
+    "target_weights": "B T",
+  }
 
   @property
   def stacks(self) -> dict[str, int]:
@@ -27,7 +46,7 @@ class DecoderLM(LanguageModel):
 
   @property
   def module(self) -> Decoder:
-    return Decoder(self.config)
+    return Decoder(self.config, self.block)
 
   def init(self, key: Key[Array, ""]) -> Params:
     row = jnp.zeros((1, 1), jnp.int32)
@@ -37,7 +56,11 @@ class DecoderLM(LanguageModel):
     return self.module.init(key, batch, draws)["params"]
 
   def step_flops(self, batch: AnyBatch) -> StepFlops:
-    """FLOPs by kept layers; the head counts at every position."""
+    """FLOPs by kept layers; the head counts at every position.
+
+    Another `block` counts as `DecoderBlock`. If it computes other products,
+    count them in a subclass.
+    """
     config = self.config
     size, length = batch["tokens"].shape
     attention = flops.attention_flops(
@@ -65,6 +88,8 @@ class DecoderLM(LanguageModel):
     In every row the prompt takes slots 0 to T - 1, padding included, and new
     tokens take the slots from T on. No token attends to padding.
     """
+    check_axes({"prompts": prompts, "lengths": lengths}, PROMPTS)
+    check_paths(paths, self.stacks)
     config, path = self.config, paths["stack"]
     batch, length = prompts.shape
     slots = length + max_new_tokens
@@ -94,6 +119,8 @@ class DecoderLM(LanguageModel):
     paths: Mapping[str, LayerPath],
   ) -> tuple[Float[Array, "B V"], Cache]:
     """Reads one more token; see `generate.Generator`."""
+    check_axes({"tokens": tokens}, {"tokens": "B"})
+    check_paths(paths, self.stacks)
     slots = jnp.arange(cache["prompt"].shape[-1])
     written = (slots >= cache["prompt_slots"]) & (slots <= cache["slot"])
     allowed = (cache["prompt"][0] | written[None])[:, None]

@@ -11,11 +11,10 @@ One departure: no dropout between the decoder's last norm and the output layer.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import TypeAlias
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -227,9 +226,16 @@ class DecoderBlock(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-  """Embedding, two stacks, and output layer."""
+  """Embedding, two stacks, and output layer.
+
+  Attributes:
+    config: sizes and variants.
+    encoder_block, decoder_block: see `EncoderDecoderLM`.
+  """
 
   config: EncoderDecoderConfig
+  encoder_block: Callable[..., nn.Module] = EncoderBlock
+  decoder_block: Callable[..., nn.Module] = DecoderBlock
 
   def setup(self) -> None:
     config = self.config
@@ -249,14 +255,11 @@ class EncoderDecoder(nn.Module):
     )
     self.encoder_positions = positions(bidirectional=True)
     self.decoder_positions = positions(bidirectional=False)
-    encoder_block = functools.partial(EncoderBlock, config)
-    decoder_block = functools.partial(DecoderBlock, config)
-    self.encoder = MaskedStack(
-      encoder_block, config.num_encoder_layers, config.remat
-    )
-    self.decoder = MaskedStack(
-      decoder_block, config.num_decoder_layers, config.remat
-    )
+    encoder_block = functools.partial(self.encoder_block, config)
+    decoder_block = functools.partial(self.decoder_block, config)
+    stack = functools.partial(MaskedStack, remat=config.remat)
+    self.encoder = stack(encoder_block, config.num_encoder_layers)
+    self.decoder = stack(decoder_block, config.num_decoder_layers)
     self.encoder_norm = config.norm()
     self.decoder_norm = config.norm()
     self.dropout = nn.Dropout(config.dropout_rate)
@@ -272,7 +275,9 @@ class EncoderDecoder(nn.Module):
     dropout_key: DropoutKey = None,
   ) -> Encoded:
     """The encoder's output, which the decoder reads."""
-    keys = _split(dropout_key, 3)  # For embeddings, layers and output.
+    keys = layers.split_key(
+      dropout_key, 3
+    )  # For embeddings, layers and output.
     x = self._dropped(self.token_embedding(tokens), keys[0])
     places = jnp.arange(tokens.shape[1])
     position_bias = self.encoder_positions(places, places)
@@ -289,10 +294,10 @@ class EncoderDecoder(nn.Module):
     dropout_key: DropoutKey = None,
   ) -> Hidden:
     """The decoder's hidden states for a batch of `UL2`."""
-    keys = _split(dropout_key, 2)
+    keys = layers.split_key(dropout_key, 2)
     source_ids, segment_ids = batch["encoder_segment_ids"], batch["segment_ids"]
     encoded = self.encode(batch["encoder_tokens"], source_ids, draws, keys[0])
-    keys = _split(keys[1], 3)
+    keys = layers.split_key(keys[1], 3)
     x = self._dropped(self.token_embedding(batch["tokens"]), keys[0])
     places = jnp.arange(x.shape[1])
     causal = mask_bias(places[None, :] <= places[:, None])
@@ -343,8 +348,3 @@ class EncoderDecoder(nn.Module):
   def _dropped(self, x: Hidden, key: DropoutKey) -> Hidden:
     x = self.dropout(x, deterministic=key is None, rng=key)
     return x
-
-
-def _split(key: DropoutKey, count: int) -> Sequence[DropoutKey]:
-  """Keys split from one; Nones from None, which switches dropout off."""
-  return (None,) * count if key is None else tuple(jax.random.split(key, count))

@@ -2,18 +2,23 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
+import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from raptr_jax.contracts import AnyBatch, Cache, LayerPath, Params, StepFlops
 from raptr_jax.models import flops
+from raptr_jax.models.checks import check_axes, check_paths
 from raptr_jax.models.encoder_decoder import (
+  DecoderBlock,
+  EncoderBlock,
   EncoderDecoder,
   EncoderDecoderConfig,
 )
-from raptr_jax.models.language_model import LanguageModel
+from raptr_jax.models.language_model import PROMPTS, LanguageModel
 from raptr_jax.models.layers import apply
 from raptr_jax.models.masked_stack import full_paths
 
@@ -22,9 +27,28 @@ START = 0  # The decoder's first input, as in T5: the id of padding.
 
 @dataclasses.dataclass(frozen=True)
 class EncoderDecoderLM(LanguageModel):
-  """A `generate.Generator`: T5.1.1 as a language model."""
+  """A `generate.Generator`: T5.1.1 as a language model.
+
+  Attributes:
+    config: sizes and variants.
+    encoder_block: `encoder_block(config, parent=None)` builds a layer, such as
+      `EncoderBlock` or another module that is called as it is; see
+      `MaskedStack`.
+    decoder_block: the same, for the decoder. A model that writes also needs the
+      block's methods `source` and `extend`.
+  """
 
   config: EncoderDecoderConfig
+  encoder_block: Callable[..., nn.Module] = EncoderBlock
+  decoder_block: Callable[..., nn.Module] = DecoderBlock
+  features: ClassVar[Mapping[str, str]] = {
+    "encoder_tokens": "B S",
+    "encoder_segment_ids": "B S",
+    "tokens": "B T",
+    "segment_ids": "B T",
+    "targets": "B T",
+    "target_weights": "B T",
+  }
 
   @property
   def stacks(self) -> dict[str, int]:
@@ -36,7 +60,8 @@ class EncoderDecoderLM(LanguageModel):
 
   @property
   def module(self) -> EncoderDecoder:
-    return EncoderDecoder(self.config)
+    blocks = self.encoder_block, self.decoder_block
+    return EncoderDecoder(self.config, *blocks)
 
   def init(self, key: Key[Array, ""]) -> Params:
     row = jnp.zeros((1, 1), jnp.int32)
@@ -45,7 +70,11 @@ class EncoderDecoderLM(LanguageModel):
     return self.module.init(key, dict.fromkeys(names, row), draws)["params"]
 
   def step_flops(self, batch: AnyBatch) -> StepFlops:
-    """FLOPs by kept layers; the head counts at every position."""
+    """FLOPs by kept layers; the head counts at every position.
+
+    Other blocks count as `EncoderBlock` and `DecoderBlock`. If they compute
+    other products, count them in a subclass.
+    """
     config = self.config
     size, source = batch["encoder_tokens"].shape
     length = batch["tokens"].shape[1]
@@ -78,6 +107,8 @@ class EncoderDecoderLM(LanguageModel):
     max_new_tokens: int,
   ) -> tuple[Float[Array, "B V"], Cache]:
     """Encodes prompts and begins to write; see `generate.Generator`."""
+    check_axes({"prompts": prompts, "lengths": lengths}, PROMPTS)
+    check_paths(paths, self.stacks)
     config, path = self.config, paths["decoder"]
     run = functools.partial(apply, self.module, params)
     in_prompt = jnp.arange(prompts.shape[1])[None] < lengths[:, None]
@@ -105,6 +136,8 @@ class EncoderDecoderLM(LanguageModel):
     paths: Mapping[str, LayerPath],
   ) -> tuple[Float[Array, "B V"], Cache]:
     """Reads one more token; see `generate.Generator`."""
+    check_axes({"tokens": tokens}, {"tokens": "B"})
+    check_paths(paths, self.stacks)
     hidden, cache = apply(
       self.module, params, tokens, paths["decoder"], cache, method="extend"
     )

@@ -1,14 +1,22 @@
 """What all families of language models share: loss and scores."""
 
 import abc
-from typing import Protocol
+from collections.abc import Mapping
+from typing import ClassVar, Protocol
 
 import flax.linen as nn
 from jaxtyping import Array, Float
 
 from raptr_jax.contracts import DeviceBatch, Draws, DropoutKey, Metrics, Params
 from raptr_jax.models import losses
+from raptr_jax.models.checks import (
+  check_batch,
+  check_draws,
+  check_dropout_key,
+)
 from raptr_jax.models.layers import apply
+
+PROMPTS = {"prompts": "B T", "lengths": "B"}  # Arguments of `start`, by axes.
 
 
 class LossConfig(Protocol):
@@ -48,9 +56,20 @@ class LanguageModel(abc.ABC):
 
   A family adds a module with the methods `hidden(batch, draws, dropout_key)`,
   for the last hidden states of `batch["targets"]`, and `logits(hidden)`.
+
+  Attributes:
+    config: what the loss depends on.
+    features: what is read of a batch, by its axes.
+    stacks: L of each stack.
   """
 
   config: LossConfig
+  features: ClassVar[Mapping[str, str]]
+
+  @property
+  @abc.abstractmethod
+  def stacks(self) -> Mapping[str, int]:
+    """L of each stack."""
 
   @property
   @abc.abstractmethod
@@ -65,6 +84,9 @@ class LanguageModel(abc.ABC):
     dropout_key: DropoutKey,
   ) -> tuple[Float[Array, ""], Metrics]:
     """Cross entropy of the targets, summed, in nats; see `contracts.Model`."""
+    check_batch(batch, self.features, self)
+    check_draws(draws, self.stacks)
+    check_dropout_key(dropout_key)
     config = self.config
     if config.dropout_rate == 0:
       dropout_key = None
@@ -82,6 +104,8 @@ class LanguageModel(abc.ABC):
     self, params: Params, batch: DeviceBatch, draws: Draws
   ) -> Float[Array, "B"]:
     """Log-likelihood of the targets of each row, in nats."""
+    check_batch(batch, self.features, self)
+    check_draws(draws, self.stacks)
     scores = losses.head_log_likelihood(
       self._head(params),
       self._hidden(params, batch, draws, None),

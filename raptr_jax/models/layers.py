@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
-from raptr_jax.contracts import Params
+from raptr_jax.contracts import DropoutKey, Params
 
 Initializer = Callable[..., PyTree]  # Of an array, or of one with axis names.
 DTypeLike = str | jnp.dtype
@@ -220,6 +220,11 @@ class Mlp(nn.Module):
     wo = Dense((x.shape[-1],), ("mlp", "embed"), init, name="wo")
     out: Array = wo(ACTIVATIONS[self.activation](wi(x)))
     return out
+
+
+def split_key(key: DropoutKey, count: int) -> tuple[DropoutKey, ...]:
+  """Keys split from one; Nones from None, which switches dropout off."""
+  return (None,) * count if key is None else tuple(jax.random.split(key, count))
 
 
 def last_axis(x: Shaped[Array, "D"], ndim: int) -> Shaped[Array, "*ones D"]:

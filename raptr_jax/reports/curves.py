@@ -7,51 +7,60 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from raptr_jax.reports.run_files import RunSeries, read_run
+from raptr_jax.reports.axes import (
+  BLACK,
+  BLUE,
+  GREY,
+  LEAST_RANGE,
+  VERMILION,
+  flop_axis,
+  loss_axis,
+  step_axis,
+  style,
+)
+from raptr_jax.reports.run_files import CURVES_FILE, RunSeries, read_run
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
+  from matplotlib.figure import Figure
 
 Place: TypeAlias = Callable[[np.ndarray], np.ndarray]  # Steps to x positions.
-
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-TRAIN_COLOR = "#0072B2"
-EVAL_COLOR = "#D55E00"
-QUIET_COLOR = "#666666"
 
 
 def draw_curves(model_dir: str | os.PathLike[str]) -> None:
   """Draws curves.png: loss over steps, over FLOPs and by path length."""
-  from matplotlib.figure import Figure
-  from matplotlib.ticker import EngFormatter
+  figure = curves_figure(read_run(model_dir))
+  figure.savefig(Path(model_dir) / CURVES_FILE)
 
-  run = read_run(model_dir)
-  figure = Figure(figsize=(13, 4.2), dpi=150, layout="constrained")
+
+def curves_figure(run: RunSeries) -> "Figure":
+  """The picture of a run. All its text is outside of the axes."""
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(13, 4.6), dpi=150, layout="constrained")
   by_step, by_flops, by_length = figure.subplots(
     1, 3, width_ratios=(1.25, 1.25, 1)
   )
   _draw_losses(by_step, run, np.asarray)
-  by_step.set_xlabel("steps")
-  by_step.xaxis.set_major_formatter(EngFormatter(sep=""))
-  by_step.legend(
-    loc="upper right",
-    bbox_to_anchor=(1.0, 0.88),  # Below the line of the unigram loss.
-    framealpha=1.0,
-    edgecolor="none",
-    fontsize=9,
-  )
-
-  power = 3 * int(np.log10(max(run.flops[-1], 1.0)) // 3)
-  _draw_losses(by_flops, run, lambda steps: run.flops_at(steps) / 10.0**power)
-  by_flops.set_xlabel(f"training cost ($10^{{{power}}}$ FLOPs)")
-
+  step_axis(by_step)
+  _draw_losses(by_flops, run, run.flops_at)
+  flop_axis(by_flops)
   _draw_lengths(by_length, run)
   for axes in (by_step, by_flops, by_length):
-    axes.set_ylabel("loss (nats)")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-  figure.savefig(Path(model_dir) / "curves.png")
+    loss_axis(axes)
+    style(axes)
+  figure.legend(
+    *by_step.get_legend_handles_labels(),
+    loc="outside lower center",
+    ncols=4,
+    frameon=False,
+    fontsize=9,
+  )
+  # Text has a size only now that everything has its place.
+  figure.draw_without_rendering()
+  for axes in (by_step, by_flops):
+    _thin_out(axes)
+  return figure
 
 
 def _draw_losses(axes: "Axes", run: RunSeries, place: Place) -> None:
@@ -60,12 +69,12 @@ def _draw_losses(axes: "Axes", run: RunSeries, place: Place) -> None:
   eval_steps = np.array(list(run.full), float)
   eval_losses = np.array(list(run.full.values()), float)
   x = place(run.steps)
-  axes.plot(x, run.losses, color=TRAIN_COLOR, alpha=0.25, linewidth=0.6)
-  axes.plot(x, smooth, color=TRAIN_COLOR, label="training")
+  axes.plot(x, run.losses, color=BLUE, alpha=0.25, linewidth=0.6)
+  axes.plot(x, smooth, color=BLUE, label="training, running mean")
   axes.plot(
     place(eval_steps),
     eval_losses,
-    color=EVAL_COLOR,
+    color=VERMILION,
     marker="o",
     markersize=3,
     linewidth=1.2,
@@ -78,20 +87,11 @@ def _draw_losses(axes: "Axes", run: RunSeries, place: Place) -> None:
   unigram = run.summary["unigram_loss"]
   if unigram is not None:
     seen.append(unigram)
-    axes.axhline(unigram, color="black", linestyle=":")
-    axes.annotate(
-      f"unigram {unigram:.2f}",
-      (1, unigram),
-      xycoords=axes.get_yaxis_transform(),
-      xytext=(0, -4),
-      textcoords="offset points",
-      horizontalalignment="right",
-      verticalalignment="top",
-      fontsize=9,
-    )
+    label = f"unigram model, {unigram:.3f}"
+    axes.axhline(unigram, color=BLACK, linestyle=":", label=label)
   seen = [loss for loss in seen if np.isfinite(loss)]
   if seen:
-    margin = 0.06 * (max(seen) - min(seen)) or 0.1
+    margin = 0.06 * (max(seen) - min(seen)) or LEAST_RANGE
     axes.set_ylim(min(seen) - margin, max(seen) + margin)
   _draw_stages(axes, run.summary, place)
 
@@ -99,8 +99,14 @@ def _draw_losses(axes: "Axes", run: RunSeries, place: Place) -> None:
 def _draw_stages(axes: "Axes", summary: dict[str, Any], place: Place) -> None:
   """Marks where stages begin, and writes each one's path length above it."""
   joints = place(np.array([0, *summary["boundaries"], summary["steps"]], float))
-  for joint in joints[1:-1]:
-    axes.axvline(joint, color=QUIET_COLOR, linestyle="--", linewidth=0.8)
+  for number, joint in enumerate(joints[1:-1]):
+    axes.axvline(
+      joint,
+      color=GREY,
+      linestyle="--",
+      linewidth=0.8,
+      label="" if number else "start of a stage",
+    )
   # A run without training entries has no FLOPs, but the axis needs a length.
   end = joints[-1] or 1.0
   axes.set_xlim(-0.02 * end, 1.02 * end)
@@ -112,33 +118,39 @@ def _draw_stages(axes: "Axes", summary: dict[str, Any], place: Place) -> None:
       f"{length:.3g}",
       transform=axes.get_xaxis_transform(),
       horizontalalignment="center",
-      color=QUIET_COLOR,
+      color=GREY,
       fontsize=9,
     )
-  axes.set_title("mean path length", color=QUIET_COLOR, fontsize=9, pad=16)
+  axes.set_title("mean path length", color=GREY, fontsize=9, pad=16)
+
+
+def _thin_out(axes: "Axes") -> None:
+  """Hides each stage's path length that would touch the one before."""
+  end = -np.inf
+  for text in axes.texts:
+    box = text.get_window_extent()
+    text.set_visible(box.x0 > end + 0.3 * box.height)
+    if text.get_visible():
+      end = box.x1
 
 
 def _draw_lengths(axes: "Axes", run: RunSeries) -> None:
+  from matplotlib.ticker import MaxNLocator
+
   axes.plot(
     list(run.by_length),
     list(run.by_length.values()),
-    color=EVAL_COLOR,
+    color=VERMILION,
     marker="o",
     linewidth=1.2,
   )
-  for layers, loss in run.by_length.items():
-    axes.annotate(
-      f"{loss:.3f}",
-      (layers, loss),
-      xytext=(5, 5),
-      textcoords="offset points",
-      fontsize=9,
-    )
-  axes.margins(0.15)
-  axes.set_xticks(list(run.by_length))
+  axes.margins(0.1)
+  axes.xaxis.set_major_locator(
+    MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10])
+  )
   axes.set_xlabel("layers of the evaluated path")
   axes.set_title(
-    "evaluation at the end of the run", color=QUIET_COLOR, fontsize=9, pad=16
+    "evaluation at the end of the run", color=GREY, fontsize=9, pad=16
   )
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from raptr_jax.reports import run_files
 from raptr_jax.reports.curves import draw_curves
 from raptr_jax.reports.summary_page import write_summary_markdown
+from raptr_jax.reports.tensorboard import TensorBoardEvents
 from raptr_jax.tasks.files import replacing
 
 # Cost of embedding, output layer and optimizer in every step, in layers. A
@@ -127,22 +128,14 @@ class RunReport(contextlib.AbstractContextManager):
     self._replace(run_files.METRICS_FILE, "".join(lines))
 
   def __enter__(self) -> "RunReport":
-    from tensorboardX import SummaryWriter
-
     from raptr_jax.tasks.progress import Progress
 
     with contextlib.ExitStack() as stack:
       path = self._model_dir / run_files.METRICS_FILE
       self._metrics = stack.enter_context(path.open("a", encoding="utf-8"))
-      # TensorBoard hides what earlier processes wrote from this step on.
-      self._events = SummaryWriter(
-        str(self._model_dir / "tensorboard"),
-        purge_step=self._start_step + 1 if self._start_step else 0,
-        flush_secs=30,
-        # File names resolve seconds only: a quick restart would overwrite one.
-        filename_suffix=f".{self._start_step}",
+      self._events = stack.enter_context(
+        TensorBoardEvents(self._model_dir / "tensorboard", self._start_step)
       )
-      stack.callback(self._events.close)
       progress = Progress(self._total_steps, done=self._start_step)
       self._progress = stack.enter_context(progress)
       self._stack = stack.pop_all()
@@ -161,15 +154,13 @@ class RunReport(contextlib.AbstractContextManager):
 
   def train(self, step: int, entry: Mapping[str, Any]) -> None:
     """Records the steps since the last entry; `entry` has the fields above."""
-    self._write("train", "", {"split": "train", "step": step, **entry})
+    self._write({"split": "train", "step": step, **entry})
     seconds_left = self._remaining.update(step, entry["step_seconds"])
-    speed = _shown(entry["tokens_per_second"], ",.0f")
-    status = (
-      f"stage {entry['stage']}/{len(self._boundaries) + 1}  "
-      f"path {entry['path_length']:4.1f}  "
-      f"loss {_shown(entry['loss'], '.4f'):>7}  "
-      f"eval {_shown(self._eval_loss, '.4f'):>7}  "
-      f"{speed:>9} tok/s  mfu {_shown(entry['mfu'], '.1%'):>5}"
+    status = _status(
+      entry,
+      num_stages=len(self._boundaries) + 1,
+      eval_loss=self._eval_loss,
+      in_log=not self._progress.is_terminal,
     )
     self._progress.update(step, status, seconds_left)
 
@@ -184,9 +175,8 @@ class RunReport(contextlib.AbstractContextManager):
         last step trained it; "grown" for a stacked model just after growth.
       losses: at least `loss` and `accuracy`.
     """
-    suffix = f"_{layers}" if isinstance(layers, str) else f"_path_{layers}"
     head = {"split": "eval", "step": step, "layers": layers}
-    self._write("eval", suffix, {**head, **losses})
+    self._write({**head, **losses})
     self._evaluated.add((step, layers))
     if isinstance(layers, str):
       self._eval_loss = losses["loss"]
@@ -211,6 +201,20 @@ class RunReport(contextlib.AbstractContextManager):
     """Prints a line without disturbing the progress bar."""
     self._progress.note(text)
 
+  def announce(self, text: str) -> None:
+    """Shows a text at once, even from a signal handler."""
+    self._progress.announce(text)
+
+  def advance(self, step: int) -> None:
+    """Moves the progress bar to `step`, between two entries."""
+    self._progress.advance(step)
+
+  def activity(
+    self, name: str, *, in_log: bool
+  ) -> contextlib.AbstractContextManager[None]:
+    """Shows what a run does instead of training, see `Progress.activity`."""
+    return self._progress.activity(name, in_log=in_log)
+
   def write_page(self, file_name: str, page: str) -> None:
     """Writes a page to the run's folder, and prints it."""
     self._replace(file_name, page)
@@ -231,14 +235,12 @@ class RunReport(contextlib.AbstractContextManager):
     with replacing(self._model_dir / file_name) as partial:
       partial.write_text(text, encoding="utf-8")
 
-  def _write(self, split: str, suffix: str, entry: Mapping[str, Any]) -> None:
+  def _write(self, entry: Mapping[str, Any]) -> None:
     entry = _plain(entry)
+    # First, so that TensorBoard lacks no row of metrics.jsonl after a kill.
+    self._events.write(entry)
     self._metrics.write(json.dumps(entry, allow_nan=False) + "\n")
     self._metrics.flush()
-    for name, value in entry.items():
-      if isinstance(value, int | float) and name not in ("step", "layers"):
-        tag = f"{split}/{name}{suffix}"
-        self._events.add_scalar(tag, value, entry["step"])
 
 
 class SilentReport(contextlib.AbstractContextManager):
@@ -261,6 +263,17 @@ class SilentReport(contextlib.AbstractContextManager):
   def note(self, text: str) -> None:
     pass
 
+  def announce(self, text: str) -> None:
+    pass
+
+  def advance(self, step: int) -> None:
+    pass
+
+  def activity(
+    self, name: str, *, in_log: bool
+  ) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
   def write_config(self, text: str) -> None:
     pass
 
@@ -269,6 +282,40 @@ class SilentReport(contextlib.AbstractContextManager):
 
   def write_summary(self, summary: Mapping[str, Any]) -> None:
     pass
+
+
+def _status(
+  entry: Mapping[str, Any],
+  *,
+  num_stages: int,
+  eval_loss: float | None,
+  in_log: bool,
+) -> str:
+  """The columns of a training entry; at most 80 characters with the count.
+
+  A log tells the stage by its paths, and prints evaluations as lines.
+  """
+  speed = _thousands(entry["tokens_per_second"])
+  columns = [
+    *([] if in_log else [f"stage {entry['stage']}/{num_stages}"]),
+    f"path {entry['path_length']:4.1f}",
+    f"loss {_shown(entry['loss'], '.4f'):>7}",
+    *([] if in_log else [f"eval {_shown(eval_loss, '.4f'):>7}"]),
+    f"{speed:>4} tok/s",
+  ]
+  if entry["mfu"] is not None:
+    columns.append(f"mfu {entry['mfu']:3.0%}")
+  return "  ".join(columns)
+
+
+def _thousands(value: float) -> str:
+  """A rate in at most four characters: 950, 9.5k, 950k, 9.5M."""
+  for unit in ("", "k", "M"):
+    if value < 999.5:
+      digits = 1 if unit and value < 9.95 else 0
+      return f"{value:.{digits}f}{unit}"
+    value /= 1000
+  return f"{value:.0f}G"
 
 
 def _plain(value: Any) -> Any:

@@ -30,6 +30,8 @@ from jaxtyping import Float, Num
 CONFIG_FILE = "config.gin"
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"
+PAGE_FILE = "summary.md"
+CURVES_FILE = "curves.png"
 
 Entry: TypeAlias = dict[str, Any]
 
@@ -75,6 +77,7 @@ class RunSeries:
     losses: training losses at `steps`.
     flops: training FLOPs until step 0, then until each of `steps`.
     full: held-out loss of the full model, by step.
+    grown: held-out loss of a model that has just grown, by step.
     by_length: last held-out losses, by number of layers.
   """
 
@@ -83,6 +86,7 @@ class RunSeries:
   losses: Float[np.ndarray, "n"]
   flops: Float[np.ndarray, "n+1"]
   full: dict[int, float]
+  grown: dict[int, float]
   by_length: dict[int, float]
 
   def flops_at(self, steps: Num[np.ndarray, "m"]) -> Float[np.ndarray, "m"]:
@@ -99,9 +103,10 @@ def read_run(model_dir: str | os.PathLike[str]) -> RunSeries:
   evals = [entry for entry in entries if entry["split"] == "eval"]
   for entry in train + evals:
     entry["loss"] = np.nan if entry["loss"] is None else entry["loss"]
-  full = {
-    entry["step"]: entry["loss"] for entry in evals if entry["layers"] == "full"
-  }
+  full, grown = (
+    {e["step"]: e["loss"] for e in evals if e["layers"] == layers}
+    for layers in ("full", "grown")
+  )
   paths = [entry for entry in evals if not isinstance(entry["layers"], str)]
   last = max((entry["step"] for entry in paths), default=0)
   by_length = {e["layers"]: e["loss"] for e in paths if e["step"] == last}
@@ -113,5 +118,6 @@ def read_run(model_dir: str | os.PathLike[str]) -> RunSeries:
     losses=np.array([entry["loss"] for entry in train], float),
     flops=np.array([0, *(entry["flops"] for entry in train)], float),
     full=dict(sorted(full.items())),
+    grown=dict(sorted(grown.items())),
     by_length=dict(sorted(by_length.items())),
   )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from raptr_jax.reports.run_files import RunSeries, read_run
+from raptr_jax.reports.run_files import PAGE_FILE, RunSeries, read_run
 
 
 def write_summary_markdown(model_dir: str | os.PathLike[str]) -> None:
@@ -15,7 +15,7 @@ def write_summary_markdown(model_dir: str | os.PathLike[str]) -> None:
     name: form(run.summary[field]) for field, (name, form) in _HEADLINE.items()
   }
   stages = ("stage", "from step", "path length")
-  losses = ("just before its start", "just after its start", "at its end")
+  losses = ("just before its start", "first within it", "at its end")
   lengths = [(layers, _loss(loss)) for layers, loss in run.by_length.items()]
   kinds = run.summary.get("loss_by_example_kind", {})
   shown = {
@@ -45,7 +45,7 @@ def write_summary_markdown(model_dir: str | os.PathLike[str]) -> None:
     sections.append("## Further fields")
     sections.append(_table(("field", ""), _short(others).items()))
   text = "\n\n".join(sections) + "\n"
-  (Path(model_dir) / "summary.md").write_text(text, encoding="utf-8")
+  (Path(model_dir) / PAGE_FILE).write_text(text, encoding="utf-8")
 
 
 def _stage_rows(run: RunSeries) -> list[Sequence[object]]:
@@ -54,11 +54,12 @@ def _stage_rows(run: RunSeries) -> list[Sequence[object]]:
   rows: list[Sequence[object]] = []
   for i, length in enumerate(run.summary["stage_path_lengths"]):
     start, end = starts[i], ends[i]
-    inside = [step for step in run.full if start < step <= end]
-    after = run.full[inside[0]] if inside else None
-    before, at_end = run.full.get(start), run.full.get(end)
-    losses = [_loss(loss) for loss in (before, after, at_end)]
-    rows.append((i + 1, f"{start:,}", f"{length:.3g}", *losses))
+    inside = next((step for step in run.full if start < step <= end), None)
+    first = _loss(None)
+    if inside is not None:
+      first = f"{_loss(run.full[inside])} (step {inside:,})"
+    before, at_end = _loss(run.full.get(start)), _loss(run.full.get(end))
+    rows.append((i + 1, f"{start:,}", f"{length:.3g}", before, first, at_end))
   return rows
 
 

@@ -7,6 +7,7 @@ A run starts from the first of these that exists:
 """
 
 import dataclasses
+import logging
 from pathlib import Path
 
 import orbax.checkpoint as ocp
@@ -27,7 +28,7 @@ class Checkpointer:
     initial_checkpoint: model directory of another run to take parameters from.
   """
 
-  period: int
+  period: int = 1000
   keep: int = 3
   initial_checkpoint: str | None = None
 
@@ -112,21 +113,31 @@ class CheckpointFolder:
 
 
 def restore_params(
-  model_dir: str | Path, abstract_params: Params
+  model_dir: str | Path, abstract_params: Params, step: int | None = None
 ) -> tuple[Params, int] | None:
-  """The latest parameters of a run, without its optimizer state.
+  """Parameters of a run, without its optimizer state.
 
   Args:
     model_dir: folder of the run.
     abstract_params: shapes, types and placement of its parameters.
+    step: of the checkpoint; None for the latest.
 
   Returns:
     Parameters, and their step; None if there is no checkpoint.
+
+  Raises:
+    FileNotFoundError: if there are checkpoints, but none of this step.
   """
   with _reader(Path(model_dir)) as manager:
-    step = max(manager.all_steps(), default=None)
-    if step is None:
+    steps = sorted(manager.all_steps())
+    if not steps:
       return None
+    step = steps[-1] if step is None else step
+    if step not in steps:
+      raise FileNotFoundError(
+        f"'{model_dir}' has no checkpoint of step {step}, expected one of"
+        f" {steps}: checkpoint.Checkpointer.keep says how many a run keeps."
+      )
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract_params)
     args = ocp.args.PyTreeRestore(
       {"params": abstract_params},
@@ -149,4 +160,10 @@ def _reader(model_dir: Path) -> ocp.CheckpointManager:
   options = ocp.CheckpointManagerOptions(
     read_only=True, create=False, save_interval_steps=0
   )
+  logging.getLogger("absl").addFilter(_is_news)
   return ocp.CheckpointManager((model_dir / FOLDER).resolve(), options=options)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+  """False for Orbax's warning that a folder is read only, as it should be."""
+  return "directory is read only" not in str(record.msg)

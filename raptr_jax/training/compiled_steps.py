@@ -77,9 +77,11 @@ class CompiledSteps(contextlib.AbstractContextManager["CompiledSteps"]):
     """The program of `step`; waits until it is compiled."""
     return self._programs[self._draws.program_key(step)].result()
 
-  def __exit__(self, *error: object) -> None:
-    """Cancels what has not been compiled yet."""
-    self._pool.shutdown(wait=True, cancel_futures=True)
+  def __exit__(
+    self, error_type: type[BaseException] | None, *error: object
+  ) -> None:
+    """Cancels what has not been compiled yet; an interrupt does not wait."""
+    self._pool.shutdown(wait=error_type is None, cancel_futures=True)
 
 
 def abstract_draws(draws: Draws, sharding: jax.sharding.Sharding) -> Draws:

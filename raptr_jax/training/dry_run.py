@@ -24,22 +24,20 @@ def print_plan(experiment: Experiment) -> None:
     "FLOPs of a dense step": f"{dense_step:.4g}",
     "FLOPs of the run": f"{plan.flops_spent(plan.total_steps):.4g}"
     f" (dense: {plan.dense_flops:.4g})",
-    "FLOP factor over dense, blocks": f"{plan.flop_factor_nominal:.3f} nominal,"
+    "FLOP factor, layers alone": f"{plan.flop_factor_nominal:.3f} nominal,"
     f" {plan.flop_factor_spent:.3f} with this seed's draws",
-    "FLOP factor, embeddings and head too": (
-      f"{plan.flop_factor_whole_step:.3f}"
-    ),
+    "FLOP factor, whole step": f"{plan.flop_factor_whole_step:.3f}",
     "solved for the FLOP factor": _solved_for(experiment),
     "tokens": f"{plan.total_steps * plan.batch_tokens:,}"
     f" ({plan.batch_tokens:,} a step)",
     "epochs": _epochs(experiment),
   }
   for name, value in facts.items():
-    console.print(f"{name:<44}{value}")
+    console.print(f"{name:<35}{value}")
   console.print(_stage_table(plan))
   console.print("compiling the step ...")
   for name, figure in _memory(experiment, plan, abstract).items():
-    console.print(f"{name:<44}{figure}")
+    console.print(f"{name:<35}{figure}")
 
 
 def _solved_for(experiment: Experiment) -> str:
@@ -116,7 +114,7 @@ def _memory(
     if memory is None:  # Some backends do not report it.
       continue
     layers = sum(kept.values())
-    figures[f"memory of a step, {name} ({layers} layers)"] = (
+    figures[f"memory, {name} ({layers} layers)"] = (
       f"{memory.temp_size_in_bytes / 2**20:,.0f} MiB temporary,"
       f" {memory.argument_size_in_bytes / 2**20:,.0f} MiB state and batch"
     )

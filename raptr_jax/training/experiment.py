@@ -53,14 +53,15 @@ class Experiment:
     train_dataset: batches to learn from.
     eval_dataset: held-out batches.
     optimizer: updates the parameters.
-    partitioner: places arrays on devices.
-    checkpointer: when to save and what to start from.
     model_dir: folder of everything that the run writes.
     total_steps: length of the run.
-    execution: "gather" (fast) or "cond" (one program), see `masked_stack.py`.
+    partitioner: places arrays on devices; by default it splits batches over all
+      of them.
+    checkpointer: when to save and what to start from.
     random_seed: of parameters, draws and dropout.
     eval_period: steps between evaluations of the full model.
     num_eval_batches: size of the held-out sample.
+    execution: "gather" (fast) or "cond" (one program), see `masked_stack.py`.
     report_period: steps between entries of training metrics.
     num_microbatches: parts of a batch whose gradients are accumulated.
     at_end: called with the trained model, in this order.
@@ -71,13 +72,13 @@ class Experiment:
   train_dataset: Dataset
   eval_dataset: Dataset
   optimizer: Optimizer
-  partitioner: Partitioner
-  checkpointer: Checkpointer
   model_dir: str
   total_steps: int
-  random_seed: int
-  eval_period: int
-  num_eval_batches: int
+  partitioner: Partitioner = dataclasses.field(default_factory=Partitioner)
+  checkpointer: Checkpointer = dataclasses.field(default_factory=Checkpointer)
+  random_seed: int = 0
+  eval_period: int = 1000
+  num_eval_batches: int = 8
   execution: str = "gather"
   report_period: int = 10
   num_microbatches: int = 1

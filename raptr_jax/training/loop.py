@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
 
 from jax.stages import Wrapped
 
@@ -14,12 +13,12 @@ from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.held_out import HeldOutEvaluator, held_out_evaluator
 from raptr_jax.training.plan import Plan, make_plan
 from raptr_jax.training.recorder import Recorder, Report, open_report
-from raptr_jax.training.signals import stop_signals
+from raptr_jax.training.signals import Stopped, StopRequest, stop_signals
 from raptr_jax.training.state import TrainState
 from raptr_jax.training.summary import Summary, finish, finished_summary
 
 
-def train(experiment: Experiment, config: str = "") -> Summary | None:
+def train(experiment: Experiment, config: str = "") -> Summary | Stopped:
   """Trains to the end, from the latest checkpoint in the run's folder.
 
   On a CPU, a run that was stopped and started again ends bit-identically to one
@@ -30,8 +29,7 @@ def train(experiment: Experiment, config: str = "") -> Summary | None:
     config: text that describes it, kept in its folder.
 
   Returns:
-    The run's summary; None if SIGTERM or SIGINT stopped the run, which then
-    has saved a checkpoint.
+    The run's summary; `Stopped` if SIGTERM or SIGINT stopped the run.
 
   Raises:
     FileExistsError: if the folder has a checkpoint past the run's end.
@@ -57,11 +55,11 @@ def train(experiment: Experiment, config: str = "") -> Summary | None:
       checkpoints=checkpoints,
     )
     stack.enter_context(loop.compiled)
-    stops = stack.enter_context(stop_signals())
-    state, step = loop.run(state, start, stops)
-    if step < experiment.total_steps:
+    with stop_signals(report.announce) as stop:
+      state, step = loop.run(state, start, stop)
+    if stop.signal_number is not None:
       report.note(f"stopped after step {step}: run it again to resume")
-      return None
+      return Stopped(step, stop.signal_number)
     return finish(experiment, loop.evaluator, loop.recorder, state)
 
 
@@ -129,7 +127,7 @@ class _Loop:
   examples: int
 
   def run(
-    self, state: TrainState, start: int, stops: Callable[[int], bool]
+    self, state: TrainState, start: int, stop: StopRequest
   ) -> tuple[TrainState, int]:
     """Runs steps `start`, `start + 1`, ... until the end or a stop.
 
@@ -142,7 +140,7 @@ class _Loop:
       # The entry of the steps so far comes first, since evaluation and
       # checkpoint wait for the device anyway. Evaluation comes before the
       # checkpoint, so that a run that resumes from it need not repeat it.
-      stopping = stops(step)
+      stopping = stop.before(step)
       saving = self.checkpoints.due(step) or stopping
       if step > start and (saving or self.evaluator.due(step)):
         self.recorder.write_steps(step)
@@ -155,7 +153,9 @@ class _Loop:
       state = self._grown(state, step)
       batch = self.experiment.partitioner.put_batch(next(batches))
       if not self.compiled.ready(step):
-        with self.recorder.paused():
+        length = self.recorder.plan.draws.path_lengths[step]
+        activity = f"compiling a step of {length} layers"
+        with self.recorder.paused(activity, in_log=True):
           self.compiled.program(step)
       state, metrics = self.compiled(step, state, batch)
       # The host waits for earlier metrics only now that the device is busy, so
@@ -177,7 +177,7 @@ class _Loop:
     if not sources:
       return state
     put = self.experiment.partitioner.put_replicated
-    with self.recorder.paused():
+    with self.recorder.paused("growing"):
       state = self.grow(state, put(sources), put(resets))
     self._evaluate(state, step, "grown", depth_of_step=step)
     return state
@@ -186,7 +186,7 @@ class _Loop:
     self, state: TrainState, step: int, layers: str, *, depth_of_step: int
   ) -> None:
     """Evaluates all layers that the model has in step `depth_of_step`."""
-    with self.recorder.paused():
+    with self.recorder.paused("evaluating"):
       depths = self.experiment.depths(depth_of_step)
       losses = self.evaluator.full(state.params, depths)
       self.recorder.write_evaluation(step, layers, losses)
@@ -194,6 +194,6 @@ class _Loop:
   def _save(self, state: TrainState, step: int) -> None:
     """Begins to save a checkpoint."""
     self.recorder.check_finite(step)
-    with self.recorder.paused():
+    with self.recorder.paused("saving"):
       progress = self.recorder.progress() | {"examples": self.examples}
       self.checkpoints.save(state, step, progress)

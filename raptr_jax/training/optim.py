@@ -50,7 +50,7 @@ class Optimizer:
 
 def adamw(
   *,
-  learning_rate: optax.Schedule,
+  learning_rate: float | optax.Schedule,
   b1: float = 0.9,
   b2: float = 0.999,
   epsilon: float = 1e-8,
@@ -61,7 +61,7 @@ def adamw(
   """AdamW (arXiv 1711.05101) after clipping by global norm.
 
   Args:
-    learning_rate: step -> learning rate, from `learning_rates.py`.
+    learning_rate: step -> learning rate, from `learning_rates.py`; or a number.
     b1: decay of the first moment.
     b2: decay of the second moment.
     epsilon: added to the root of the second moment.
@@ -69,15 +69,16 @@ def adamw(
     clip_norm: largest global norm of the gradient; None does not clip.
     freeze_skipped: whether skipped layers keep parameters and moments.
   """
+  rate = _schedule(learning_rate)
   adam = optax.adamw(
-    learning_rate, b1, b2, epsilon, weight_decay=weight_decay, mask=_decayed
+    rate, b1, b2, epsilon, weight_decay=weight_decay, mask=_decayed
   )
-  return _optimizer(adam, learning_rate, clip_norm, freeze_skipped)
+  return _optimizer(adam, rate, clip_norm, freeze_skipped)
 
 
 def adafactor(
   *,
-  learning_rate: optax.Schedule,
+  learning_rate: float | optax.Schedule,
   decay_exponent: float = 0.8,
   clipping_threshold: float = 1.0,
   multiply_by_parameter_scale: bool = True,
@@ -95,7 +96,7 @@ def adafactor(
   the learning rate, as in `adamw`; in optax's Adafactor they come after it.
 
   Args:
-    learning_rate: step -> learning rate, from `learning_rates.py`.
+    learning_rate: step -> learning rate, from `learning_rates.py`; or a number.
     decay_exponent: update t decays the second moment by 1 - t^-decay_exponent.
     clipping_threshold: largest root mean square of an update, before what
       follows.
@@ -120,9 +121,16 @@ def adafactor(
   if momentum is not None:
     steps.append(optax.ema(momentum, debias=False))
   decay = optax.add_decayed_weights(weight_decay, mask=_decayed)
-  rate = optax.scale_by_learning_rate(learning_rate)
-  factored = optax.chain(*steps, decay, rate)
-  return _optimizer(factored, learning_rate, clip_norm, freeze_skipped)
+  rate = _schedule(learning_rate)
+  scale = optax.scale_by_learning_rate(rate)
+  factored = optax.chain(*steps, decay, scale)
+  return _optimizer(factored, rate, clip_norm, freeze_skipped)
+
+
+def _schedule(learning_rate: float | optax.Schedule) -> optax.Schedule:
+  if callable(learning_rate):
+    return learning_rate
+  return optax.constant_schedule(learning_rate)
 
 
 def _optimizer(

@@ -85,12 +85,21 @@ class Recorder:
   def add(self, step: int, metrics: Metrics) -> None:
     """Takes the metrics of a step without waiting for them."""
     self.meter.add(metrics, int(self.plan.draws.path_lengths[step]))
+    self.report.advance(step + 1)
 
   @contextlib.contextmanager
-  def paused(self) -> Iterator[None]:
-    """Excludes this context from the training time."""
+  def paused(self, activity: str, *, in_log: bool = False) -> Iterator[None]:
+    """Excludes this context from the training time.
+
+    Args:
+      activity: what the run does instead of training, shown meanwhile.
+      in_log: whether a log gets a line about it, too.
+    """
     self.meter.sums()  # The clock stops when the device is idle.
-    with self.stopwatch.paused():
+    with (
+      self.stopwatch.paused(),
+      self.report.activity(activity, in_log=in_log),
+    ):
       yield
 
   def write_steps(self, step: int) -> None:

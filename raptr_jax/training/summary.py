@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from raptr_jax.reports.provenance import provenance
-from raptr_jax.reports.run_files import SUMMARY_FILE
+from raptr_jax.reports.run_files import CURVES_FILE, PAGE_FILE, SUMMARY_FILE
 from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.held_out import HeldOutEvaluator
 from raptr_jax.training.plan import Plan
@@ -34,8 +34,10 @@ def finished_summary(experiment: Experiment, start: int) -> Summary | None:
     )
   folder = Path(experiment.model_dir)
   path = folder / SUMMARY_FILE
-  pages = (path, *(folder / end.file_name for end in experiment.at_end))
-  if start < experiment.total_steps or not all(p.exists() for p in pages):
+  ends = (end.file_name for end in experiment.at_end)
+  names = (SUMMARY_FILE, PAGE_FILE, CURVES_FILE, *ends)
+  complete = all((folder / name).exists() for name in names)
+  if start < experiment.total_steps or not complete:
     return None
   print(f"complete: {path} has all {start} steps")
   summary: Summary = json.loads(path.read_text(encoding="utf-8"))

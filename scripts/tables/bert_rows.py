@@ -6,7 +6,7 @@ A row is a method and the settings that it changes; the scale sets the rest.
 import dataclasses
 from typing import Any
 
-from tables.figures import (
+from raptr_jax.reports.axes import (
   BLACK,
   BLUE,
   GREEN,

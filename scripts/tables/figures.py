@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raptr_jax.reports.curves import QUIET_COLOR
+from raptr_jax.reports.axes import (
+  BLACK,
+  BLUE,
+  GREEN,
+  GREY,
+  ORANGE,
+  PURPLE,
+  SKY,
+  VERMILION,
+  flop_axis,
+  loss_axis,
+  step_axis,
+  style,
+)
 from raptr_jax.tasks import files
 from tables.results import (
   Result,
@@ -22,19 +35,14 @@ from tables.table import Comparison, Table
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
-  from matplotlib.figure import Figure
+  from matplotlib.figure import Figure, FigureBase
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
-  "#000000", "#E69F00", "#56B4E9", "#009E73",
-  "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
-)  # fmt: skip
-GREY = QUIET_COLOR
 # Those of lines without their own. Yellow is too pale on white.
 COLOR_CYCLE = (BLACK, VERMILION, BLUE, GREEN, ORANGE, PURPLE, SKY)
 # The share of a run that loss axes leave out. Losses fall from
 # log(vocabulary size) there, which would flatten the rest.
 EARLY = 0.1
+LEGEND_COLUMNS = 4
 
 
 @contextlib.contextmanager
@@ -45,15 +53,13 @@ def saved(path: Path, size: tuple[float, float]) -> Iterator["Figure"]:
   figure = Figure(figsize=size, dpi=150, layout="constrained")
   yield figure
   for axes in figure.axes:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
+    style(axes)
   path.parent.mkdir(parents=True, exist_ok=True)
   with files.replacing(path) as partial:
     figure.savefig(partial, format="png")
 
 
-def legend_below(figure: "Figure", panels: Sequence["Axes"]) -> None:
+def legend_below(figure: "FigureBase", panels: Sequence["Axes"]) -> None:
   """Draws one legend for all panels below them."""
   handles = {
     label: handle
@@ -65,7 +71,7 @@ def legend_below(figure: "Figure", panels: Sequence["Axes"]) -> None:
       list(handles.values()),
       list(handles),
       loc="outside lower center",
-      ncols=4,
+      ncols=LEGEND_COLUMNS,
       frameon=False,
       fontsize=9,
     )
@@ -118,9 +124,10 @@ def draw_losses(path: Path, table: Table, found: Mapping[str, Result]) -> None:
   with saved(path, (13, sum(heights))) as figure:
     strips = figure.subfigures(len(parts), height_ratios=heights, squeeze=False)
     for part, strip in zip(parts, strips[:, 0]):
-      dots, curves = strip.subplots(1, 2, width_ratios=(1, 1))
+      dots, curves = strip.subplots(1, 2)
       _draw_differences(dots, part, found)
       _draw_curves(curves, part, found)
+      legend_below(strip, [dots, curves])
       if len(parts) > 1:
         strip.suptitle(part.title)
 
@@ -150,32 +157,25 @@ def _draw_differences(
   axes.set_yticks(range(len(part.rows)), [row.label for row in part.rows])
   axes.set_ylim(len(part.rows) - 0.5, -0.5)
   axes.set_xlabel(
-    f"final evaluation loss less that of {reference.row.label}, by seed:\n"
+    f"final loss (nats) less that of {reference.row.label}, by seed:\n"
     "mean, seeds and 95 % interval"
   )
+  axes.set_title("evaluation, full model", fontsize=10)
 
 
 def _draw_references(axes: "Axes", references: Sequence[Result]) -> None:
-  """A vertical line for each reference, with a legend above."""
-  for result, style in zip(references, itertools.cycle(("-", "--", ":"))):
+  """A vertical line for each reference."""
+  for result, dashes in zip(references, itertools.cycle(("-", "--", ":"))):
     difference = paired_difference(result.losses, references[0].losses)
     if difference:
       axes.axvline(
         difference.mean,
         color=GREY,
-        linestyle=style,
+        linestyle=dashes,
         linewidth=1,
-        label=result.row.label,
+        label=f"mean of {result.row.label}",
         zorder=1,
       )
-  if axes.get_legend_handles_labels()[1]:
-    axes.legend(
-      loc="lower center",
-      bbox_to_anchor=(0.5, 1.0),
-      ncols=2,
-      frameon=False,
-      fontsize=9,
-    )
 
 
 def _draw_curves(
@@ -197,10 +197,9 @@ def _draw_curves(
         label=found[name].row.label,
       )
   focus(axes)
-  axes.set_xlabel("training cost (FLOPs)")
-  axes.set_ylabel("evaluation loss, full model")
-  if axes.lines:
-    axes.legend(frameon=False, fontsize=9)
+  flop_axis(axes)
+  loss_axis(axes)
+  axes.set_title("evaluation, full model", fontsize=10)
 
 
 def draw_sweep(path: Path, table: Table, found: Mapping[str, Result]) -> None:
@@ -210,8 +209,9 @@ def draw_sweep(path: Path, table: Table, found: Mapping[str, Result]) -> None:
     panels = list(figure.subplots(len(parts), squeeze=False)[:, 0])
     for axes, part in zip(panels, parts):
       _draw_sweep(axes, part, {row.name: found[row.name] for row in part.rows})
-      if len(parts) > 1:
-        axes.set_title(part.title)
+      family = f"{part.title}, " if len(parts) > 1 else ""
+      title = f"{family}evaluation at the end: mean ± sd over seeds"
+      axes.set_title(title, fontsize=10)
     legend_below(figure, panels)
 
 
@@ -247,7 +247,7 @@ def _draw_sweep(
       capsize=3,
     )
   axes.set_xlabel("FLOP factor: dense FLOPs over the row's, blocks")
-  axes.set_ylabel("final evaluation loss (mean ± sd over seeds)")
+  loss_axis(axes)
 
 
 def draw_transitions(
@@ -269,9 +269,9 @@ def draw_transitions(
       for result in results:
         _draw_transitions(axes, result, colors[result.row.line])
       focus(axes)
-      axes.set_title(title, fontsize=10)
-      axes.set_xlabel("steps")
-      axes.set_ylabel("evaluation loss, full model")
+      axes.set_title(f"{title}: evaluation, full model", fontsize=10)
+      step_axis(axes)
+      loss_axis(axes)
     legend_below(figure, places)
 
 

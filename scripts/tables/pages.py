@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raptr_jax.tasks import files
+from tables.evidence import Evidence, Place, place_of
 from tables.results import Grid, Result, read_grids, read_results
 from tables.runs import Setting, shell
 from tables.table import Row, Table
@@ -63,20 +64,28 @@ def write_page(path: Path, sections: Iterable[str]) -> None:
 
 def write_report(
   results: Path, setting: Setting, table: Table, *, tune: bool
-) -> Path:
-  """Writes `<table>_<scale>[_tuned].md` and `.png` to the folder `results`.
+) -> Place:
+  """Writes `<table>_<scale>[_tuned].md` and `.png`.
 
   Returns:
-    The path of the page.
+    Where the page is: in the folder `results`, or in one for trials.
   """
   grids = read_grids(setting, table, tune=tune)
   found = read_results(setting, table, grids)
+  evidence = Evidence(
+    setting.options,
+    {
+      name: (result.summary["steps"], len(result.runs))
+      for name, result in found.items()
+      if result.summary
+    },
+  )
   name = f"{table.name}_{setting.scale}{'_tuned' if tune else ''}"
-  picture = results / f"{name}.png"
+  place = place_of(results, name, evidence, trial=setting.trial)
+  picture = place.page.with_suffix(".png")
   table.view.draw(picture, table, found)
-  page = results / f"{name}.md"
   write_page(
-    page,
+    place.page,
     [
       f"# {table.title}",
       _made_by(setting, table, found, tune=tune),
@@ -90,9 +99,10 @@ def write_report(
       _provenance(found),
       "## Commands",
       _commands(table, found),
+      evidence.comment(),
     ],
   )
-  return page
+  return place
 
 
 def _made_by(
@@ -155,7 +165,12 @@ def _warnings(table: Table, grids: Mapping[Row, Grid]) -> list[str]:
   warnings = []
   for row, grid in grids.items():
     label = table.label(row)
-    if not grid.is_complete:
+    if grid.best is None:
+      warnings.append(
+        f"**{label}: no run of the grid has finished, so the runs above have"
+        f" the learning rate {grid.rate:g}, its middle.**"
+      )
+    elif not grid.is_complete:
       warnings.append(f"**{label}: not all runs of the grid have finished.**")
     if grid.best_is_at_edge:
       warnings.append(
@@ -179,10 +194,7 @@ def _commands(table: Table, found: Mapping[str, Result]) -> str:
     f"<details><summary>{table.label(result.row)}</summary>\n\n"
     f"```bash\n{result.command_run.command()}\n```\n\n</details>"
     for result in found.values()
-    if result.command_run
   ]
-  if not blocks:
-    return "The learning rate is not known yet."
   head = (
     "Prepare the data by running `scripts/prepare.py` with the same flags. For"
     " another seed change `RANDOM_SEED`."

@@ -3,18 +3,21 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import gin
-
-from raptr_jax.training import experiment, plan
-from tables.pages import markdown_table
-from tables.results import Grid, read_grids
+from raptr_jax.configuration.configure import build
+from raptr_jax.models.flops import PEAK_FLOPS
+from raptr_jax.training import plan
+from tables.evidence import Evidence
+from tables.pages import MISSING, markdown_table
+from tables.results import GRID_SEED, read_grid, read_grids
 from tables.runs import Run, Setting
 from tables.table import Row, Table
+from tables.wanted import tuned_rows, untuned_notes, wanted_runs
 
-# Dense bfloat16 peak of an H100 or H200 by the vendor's data sheet, and the
-# share of it that training is assumed to reach.
-PEAK_FLOPS = 989e12
+# Costs are in hours of this device, of whose peak training is assumed to reach
+# a share.
+DEVICE = "NVIDIA H200"
 UTILISATION = 0.4
+CLUSTER_SCALE = "paper"  # Whose runs need several hosts.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,17 +40,17 @@ class RowPlan:
   @property
   def hours(self) -> float:
     """Device hours at the assumed utilisation."""
-    return self.flops / (UTILISATION * PEAK_FLOPS) / 3600
+    return self.flops / (UTILISATION * PEAK_FLOPS[DEVICE]) / 3600
 
 
 def plan_run(run: Run) -> RowPlan:
   """Plans a run; reads no data.
 
   Raises:
-    raptr_jax.main.ConfigurationError: if its configuration is invalid.
+    ConfigurationError: if its configuration is invalid.
   """
   run.configure()
-  laid_out = plan.make_plan(gin.get_configurable(experiment.Experiment)())
+  laid_out = plan.make_plan(build("RUN"))
   return RowPlan(
     run=run,
     steps=laid_out.total_steps,
@@ -65,35 +68,33 @@ def plan_page(
   rows: Sequence[Row],
   seeds: int,
   tune: bool,
-) -> list[str]:
-  """The sections of a page with the cost and the command of each row."""
+) -> tuple[list[str], Evidence]:
+  """The sections of a page on what will run, and what stands behind it."""
   grids = read_grids(setting, table, tune=tune)
-  plans = {}
-  for row in dict.fromkeys((*map(table.dense, rows), *rows)):
-    # Until it is tuned, the middle of its grid stands in for the best rate.
-    grid = grids[row.name]
-    rate = grid.best or list(grid.losses)[len(grid.losses) // 2]
-    plans[row] = plan_run(Run(setting, row, rate, 0))
-  tuned = dict.fromkeys(row if tune else table.dense(row) for row in rows)
-  return [
+  plans = {
+    row: plan_run(Run(setting, row, grids[row.name].rate, 0))
+    for row in dict.fromkeys((*map(table.dense, rows), *rows))
+  }
+  runs = wanted_runs(setting, table, rows=rows, seeds=seeds, tune=tune)
+  evidence = Evidence(
+    setting.options, {row.name: (plans[row].steps, seeds) for row in rows}
+  )
+  page = [
     f"# {table.title}: what scale `{setting.scale}` takes",
     _cost_table(table, rows, plans),
-    _total_cost(
-      [plans[row] for row in rows],
-      [(plans[row], grids[row.name]) for row in tuned],
-      seeds=seeds,
-      tuned_rows="each row" if tune else "the dense row",
-    ),
     *table.notes,
+    "## Runs",
+    _total_cost(runs, plans),
+    *untuned_notes(setting, table, rows=rows, tune=tune),
+    _run_table(table, runs, tuned_rows(table, rows, tune=tune)),
     "## Commands",
-    "Start each command on every host of the job, with folders that all hosts"
-    " share.",
+    _how_to_start(setting),
     *(
-      f"{table.label(row)}:\n\n```bash\n{plans[row].run.command()}"
-      " --multihost\n```"
+      f"{table.label(row)}:\n\n```bash\n{_command(plans[row].run)}\n```"
       for row in rows
     ),
   ]
+  return page, evidence
 
 
 def _cost_table(
@@ -115,24 +116,50 @@ def _cost_table(
   return markdown_table(head, lines)
 
 
-def _total_cost(
-  plans: Sequence[RowPlan],
-  tuned: Sequence[tuple[RowPlan, Grid]],
-  *,
-  seeds: int,
-  tuned_rows: str,
-) -> str:
-  """A sentence on the hours of all seeds and of the learning rate grids."""
-  hours = seeds * sum(planned.hours for planned in plans)
-  rates: dict[float, None] = {}
-  for planned, grid in tuned:
-    # One rate of the grid is that of the first seed.
-    hours += (len(grid.losses) - 1) * planned.hours
-    rates |= dict.fromkeys(grid.losses)
+def _total_cost(runs: Sequence[Run], plans: Mapping[Row, RowPlan]) -> str:
+  """A sentence on the hours of all runs that are left."""
+  left = [run for run in runs if not run.is_finished]
+  hours = sum(plans[run.row].hours for run in left)
   return (
-    f"The table shows single runs. {seeds} seeds of these rows, with the"
-    f" learning rates {', '.join(f'{rate:g}' for rate in rates)} for"
-    f" {tuned_rows}, take {hours:,.3g} device hours, assuming (not measured)"
-    f" {UTILISATION:.0%} of the {PEAK_FLOPS / 1e12:.0f} TFLOP/s that an H100 or"
-    " H200 has in bfloat16."
+    f"{len(left)} of {len(runs)} runs are left; seeds take turns. They"
+    f" take {hours:,.3g} device hours, assuming (not measured) {UTILISATION:.0%} of the"
+    f" {PEAK_FLOPS[DEVICE] / 1e12:.0f} TFLOP/s that an H100 or H200 has in"
+    " bfloat16."
   )
+
+
+def _run_table(
+  table: Table, runs: Sequence[Run], tuned: Mapping[Row, Row]
+) -> str:
+  """The seeds of each row and learning rate; those that are complete apart."""
+  seeds: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
+  for run in runs:
+    tuning = tuned[run.row]
+    in_grid = run.row == tuning and run.seed == GRID_SEED
+    rate = f"{run.learning_rate:g}"
+    grid = read_grid(run.setting, tuning)
+    if tuning in tuned and not in_grid and not grid.is_complete:
+      rate = f"best of the grid ({rate} until it is known)"
+    place = table.label(run.row), rate
+    left, complete = seeds.setdefault(place, ([], []))
+    (complete if run.is_finished else left).append(str(run.seed))
+  lines = [
+    [label, rate, *(", ".join(numbers) or MISSING for numbers in both)]
+    for (label, rate), both in seeds.items()
+  ]
+  head = ("row", "learning rate", "seeds to train", "complete")
+  return markdown_table(head, lines)
+
+
+def _how_to_start(setting: Setting) -> str:
+  if setting.scale == CLUSTER_SCALE:
+    return (
+      "Start each command on every host of the job, with folders that all hosts"
+      " share."
+    )
+  return "Each row's first run by itself:"
+
+
+def _command(run: Run) -> str:
+  flags = ["--multihost"] if run.setting.scale == CLUSTER_SCALE else []
+  return run.command(*flags)

@@ -97,6 +97,11 @@ class Grid:
     return min(found, key=found.__getitem__) if found else None
 
   @property
+  def rate(self) -> float:
+    """The best, or until one has finished the one in the middle."""
+    return self.best or list(self.losses)[len(self.losses) // 2]
+
+  @property
   def best_is_at_edge(self) -> bool:
     """Whether a better rate may lie outside the grid."""
     return self.best in (min(self.losses), max(self.losses))
@@ -139,14 +144,13 @@ class Result:
 
   Attributes:
     row: the row.
-    command_run: the run whose command the page shows; None while the learning
-      rate is unknown.
+    command_run: the run whose command the page shows.
     runs: finished runs, by seed.
     summaries: their summaries, by seed.
   """
 
   row: Row
-  command_run: Run | None
+  command_run: Run
   runs: Mapping[int, Run]
   summaries: Mapping[int, Summary]
 
@@ -193,11 +197,11 @@ def read_results(
   """The results of all rows, by name, in table order."""
   results = {}
   for row in table.rows:
-    rate = grids[row.name].best
+    rate = grids[row.name].rate
     runs = finished_seeds(setting, row, rate)
     results[row.name] = Result(
       row=row,
-      command_run=None if rate is None else Run(setting, row, rate, 0),
+      command_run=Run(setting, row, rate, 0),
       runs=runs,
       summaries={
         seed: summary
@@ -268,31 +272,16 @@ class Curve:
 
 def mean_curve(result: Result) -> Curve:
   """The curve of a row's finished runs."""
-  losses, flops = [], []
-  for run in result.runs.values():
-    entries = run.metrics()
-    train = [entry for entry in entries if entry["split"] == "train"]
-    full = {
-      entry["step"]: entry["loss"]
-      for entry in entries
-      if entry["split"] == "eval"
-      and entry["layers"] == "full"
-      and entry["loss"] is not None
-    }
-    losses.append(full)
-    flops.append(
-      (
-        [0, *(entry["step"] for entry in train)],
-        [0, *(entry["flops"] for entry in train)],
-      )
-    )
-  if not losses:
+  series = [run.series() for run in result.runs.values()]
+  if not series:
     return Curve(*np.zeros([3, 0]))
-  steps = np.array(sorted(set.intersection(*map(set, losses))), float)
+  common = set.intersection(*(set(one.full) for one in series))
+  steps = np.array(sorted(common))
+  losses = np.array([[one.full[step] for step in steps] for one in series])
+  finite = np.isfinite(losses).all(0)
+  flops = np.array([one.flops_at(steps) for one in series])
   return Curve(
-    steps,
-    np.mean([np.interp(steps, *points) for points in flops], axis=0),
-    np.mean([[full[step] for step in steps] for full in losses], axis=0),
+    steps[finite], flops[:, finite].mean(0), losses[:, finite].mean(0)
   )
 
 
@@ -307,16 +296,17 @@ class Transition:
 
 def transitions(run: Run, boundaries: Sequence[int]) -> dict[int, Transition]:
   """A finished run's losses around each boundary."""
-  losses = {
-    (entry["step"], entry["layers"]): entry["loss"]
-    for entry in run.metrics()
-    if entry["split"] == "eval"
-  }
+  series = run.series()
+
+  def finite(losses: Mapping[int, float], step: int) -> float | None:
+    loss = losses.get(step, math.nan)
+    return loss if math.isfinite(loss) else None
+
   return {
     step: Transition(
-      losses.get((step, "full")),
-      losses.get((step, "grown")),
-      losses.get((step + 1, "full")),
+      before=finite(series.full, step),
+      grown=finite(series.grown, step),
+      after=finite(series.full, step + 1),
     )
     for step in boundaries
   }

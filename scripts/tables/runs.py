@@ -3,14 +3,15 @@
 import dataclasses
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import gin
-
 from raptr_jax import main
+from raptr_jax.configuration.configure import config_text
 from raptr_jax.reports import run_files
+from tables.evidence import TRIALS, folder_name
 from tables.table import Row
 
 # Macros that rows and runs set themselves, and users may not.
@@ -19,6 +20,11 @@ OWN_MACROS = (
   "FLOP_FACTOR", "PATH_LENGTHS", "STACKING_LENGTHS", "DOUBLING_LENGTHS",
   "SHALLOW_LAYERS",
 )  # fmt: skip
+# Macros that tell a scale where its inputs are.
+INPUT_MACROS = ("TEXT_DIR", "VOCABULARY_PATH", "GITHUB_DIR", "DATA_DIR")
+LOG_FILE = "log.txt"
+SHOWN_LOG_LINES = 12
+STEP_LINE = re.compile(r"^step +(\d+)/(\d+) ", re.MULTILINE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +34,8 @@ class Setting:
   Attributes:
     scale: one of `table.SCALES`.
     root: folder of the runs of all scales.
-    overrides: the user's gin arguments, as `--gin.NAME=VALUE`.
+    overrides: the user's arguments, as `--gin.NAME=VALUE` or
+      `--gin_search_paths=FOLDERS`.
 
   Raises:
     ValueError: if an override sets one of `OWN_MACROS`.
@@ -40,7 +47,7 @@ class Setting:
 
   def __post_init__(self) -> None:
     for override in self.overrides:
-      name = override.removeprefix("--gin.").partition("=")[0]
+      name = _bound(override)
       if name in OWN_MACROS:
         raise ValueError(
           f"{override}: rows and runs differ in {name}. Set FULL_TRAIN_STEPS to"
@@ -49,7 +56,30 @@ class Setting:
         )
 
   @property
+  def options(self) -> tuple[str, ...]:
+    """The overrides that may change results, as `NAME=VALUE`, sorted."""
+    return tuple(
+      sorted(
+        override.removeprefix("--gin.")
+        for override in self.overrides
+        if override.startswith("--gin.") and _bound(override) != "DATA_DIR"
+      )
+    )
+
+  @property
+  def trial(self) -> str:
+    """A name for what departs from the scale; "" if nothing does."""
+    return folder_name(
+      option
+      for option in self.options
+      if option.partition("=")[0] not in INPUT_MACROS
+    )
+
+  @property
   def folder(self) -> Path:
+    """Folder of the runs; trials do not meet the scale's own."""
+    if self.trial:
+      return self.root / TRIALS / self.trial / self.scale
     return self.root / self.scale
 
 
@@ -79,7 +109,7 @@ class Run:
     bindings = {
       **self.row.overrides,
       **self.row.by_scale.get(scale, {}),
-      "MODEL_DIR": f"'{self.folder}'",
+      "MODEL_DIR": repr(str(self.folder)),
       "RANDOM_SEED": str(self.seed),
       "LEARNING_RATE": f"{self.learning_rate:g}",
     }
@@ -89,9 +119,9 @@ class Run:
       *(f"--gin.{name}={value}" for name, value in bindings.items()),
     ]
 
-  def command(self) -> str:
-    """The shell command that trains it."""
-    return shell(["python", "-m", "raptr_jax.main", *self.arguments()])
+  def command(self, *flags: str) -> str:
+    """The shell command that trains it, with further flags."""
+    return shell(["python", "-m", "raptr_jax.main", *self.arguments(), *flags])
 
   @property
   def is_finished(self) -> bool:
@@ -104,18 +134,18 @@ class Run:
       json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     )
 
-  def metrics(self) -> list[dict[str, Any]]:
-    """Its entries so far; see `raptr_jax/reports/report.py`."""
-    return run_files.read_metrics(self.folder)
+  def series(self) -> run_files.RunSeries:
+    """The series of a finished run."""
+    return run_files.read_run(self.folder)
 
   def configure(self) -> str:
     """Loads its configuration into gin and returns it as text.
 
     Raises:
-      raptr_jax.main.ConfigurationError: if the configuration is invalid.
+      ConfigurationError: if the configuration is invalid.
     """
-    main.configure(self.arguments(), "")
-    return str(gin.config_str())
+    main.configure(self.arguments())
+    return config_text()
 
   def changes(self) -> list[str]:
     """Diff lines from the configuration in its folder to the present one."""
@@ -129,25 +159,46 @@ class Run:
 
 
 def finished_seeds(
-  setting: Setting, row: Row, learning_rate: float | None
+  setting: Setting, row: Row, learning_rate: float
 ) -> dict[int, Run]:
   """A row's finished runs at a learning rate, by seed."""
-  if learning_rate is None:
-    return {}
   folder = Run(setting, row, learning_rate, 0).folder.parent
   seeds = sorted(int(p.name.split("_")[1]) for p in folder.glob("seed_*"))
   runs = (Run(setting, row, learning_rate, seed) for seed in seeds)
   return {run.seed: run for run in runs if run.is_finished}
 
 
+def log_tail(run: Run) -> str:
+  """The last lines of its log."""
+  text = (run.folder / LOG_FILE).read_text(encoding="utf-8", errors="replace")
+  return "\n".join(text.splitlines()[-SHOWN_LOG_LINES:])
+
+
+def steps_done(run: Run) -> tuple[int, int] | None:
+  """(steps done, total steps) by its log; None before the first report."""
+  path = run.folder / LOG_FILE
+  lines = STEP_LINE.findall(log_tail(run)) if path.exists() else []
+  return (int(lines[-1][0]), int(lines[-1][1])) if lines else None
+
+
 def shell(argv: Sequence[str]) -> str:
-  """A shell command line. Gin strings keep their single quotes."""
-  words = []
-  for word in argv:
-    name, equals, value = word.partition("=")
-    plain = re.fullmatch(r"[\w./,:@%+-]*", value)
-    words.append(word if plain else f'{name}{equals}"{value}"')
-  return " ".join(words)
+  """A command line for bash. Gin strings keep their single quotes."""
+  return " ".join(map(_quoted, argv))
+
+
+def _quoted(word: str) -> str:
+  name, equals, value = word.partition("=")
+  # What bash changes even in double quotes.
+  special = re.search(r'[$`"\\!]', value)
+  if special or not equals or shlex.quote(name) != name:
+    return shlex.quote(word)
+  plain = shlex.quote(value) == value or not value
+  return word if plain else f'{name}="{value}"'
+
+
+def _bound(override: str) -> str:
+  """The name that `--gin.NAME=VALUE` binds."""
+  return override.removeprefix("--gin.").partition("=")[0]
 
 
 def _without_folder(config: str) -> str:

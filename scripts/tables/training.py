@@ -2,26 +2,30 @@
 
 import contextlib
 import os
-import re
+import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from raptr_jax.tasks import files, progress
 from tables.pages import write_report
-from tables.results import grid_runs, read_grid
-from tables.runs import Run, Setting
+from tables.runs import LOG_FILE, Run, Setting, log_tail, steps_done
 from tables.table import Row, Table
+from tables.wanted import untuned_notes, wanted_runs
 
-LOG_FILE = "log.txt"
-SHOWN_LOG_LINES = 12
 SHOWN_CHANGES = 8
 POLL_SECONDS = 1.0
-STEP_LINE = re.compile(r"^step +(\d+)/(\d+) ", re.MULTILINE)
-PREPARE = Path(__file__).resolve().parent.parent / "prepare.py"
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = (sys.executable, "-m", "raptr_jax.main")
+# Exit codes of a run that somebody else stopped, with and without saving.
+STOPPED = {
+  code
+  for number in (signal.SIGINT, signal.SIGTERM)
+  for code in (128 + number, -number)
+}
 
 
 def train_rows(
@@ -48,7 +52,7 @@ def train_rows(
 
   Raises:
     BlockingIOError: if another process is training one of the runs.
-    KeyboardInterrupt: if the user stopped it.
+    KeyboardInterrupt: if a signal stopped it, or the current run.
     RuntimeError: if the data could not be prepared.
     ValueError: if a run was trained with another configuration than its row's.
   """
@@ -66,12 +70,17 @@ def train_rows(
   # All rows of a family read the same data.
   for run in {run.row.family: run for run in queue()}.values():
     prepare_data(run)
+  place = None
   with QueueProgress() as display:
+    for note in untuned_notes(setting, table, rows=rows, tune=tune):
+      display.note(note)
     while left := queue():
       check_unchanged(left[:1])  # Its learning rate may only now be known.
       if not _train_first(left, display):
         failed.append(left[0])
-      write_report(results, setting, table, tune=tune)
+      before, place = place, write_report(results, setting, table, tune=tune)
+      if place != before:
+        display.note(f"results so far: {place}")
   return failed
 
 
@@ -90,44 +99,6 @@ def _outcome(run: Run) -> str:
   summary = run.summary() or {}
   loss = summary.get("final_eval_loss")
   return "loss not finite" if loss is None else f"loss {loss:.4f}"
-
-
-def wanted_runs(
-  setting: Setting,
-  table: Table,
-  *,
-  rows: Sequence[Row],
-  seeds: int,
-  tune: bool,
-  failed: Collection[Run] = (),
-) -> list[Run]:
-  """All runs of a table, finished or not, in training order.
-
-  Learning rate grids come first, then all rows with seed 0, all rows with seed
-  1 and so on, so that the table fills evenly. The runs after the grids depend
-  on the grids' losses: until one has finished, the first learning rate stands
-  in for the best. Rows whose grid has failed are left out.
-
-  Args:
-    setting: scale, folder and overrides.
-    table: determines the dense row that tunes each row.
-    rows: the rows to run.
-    seeds: number of seeds of each row.
-    tune: whether each row has its own grid.
-    failed: runs that have been tried and will not be tried again.
-  """
-  tuned = {row: row if tune else table.dense(row) for row in rows}
-  runs, rates = [], {}
-  for row in dict.fromkeys(tuned.values()):
-    grid = grid_runs(setting, row)
-    runs += grid
-    if any(run not in failed for run in grid):
-      rates[row] = read_grid(setting, row).best or grid[0].learning_rate
-  for seed in range(seeds):
-    for row in rows:
-      if tuned[row] in rates:
-        runs.append(Run(setting, row, rates[tuned[row]], seed))
-  return list(dict.fromkeys(runs))
 
 
 def check_unchanged(runs: Sequence[Run]) -> None:
@@ -153,8 +124,8 @@ def prepare_data(run: Run) -> None:
   Raises:
     RuntimeError: if preparation failed, after it has printed why.
   """
-  command = [sys.executable, str(PREPARE), *run.arguments()]
-  if subprocess.run(command).returncode:
+  command = [*PROGRAM, *run.arguments(), "--run_mode=prepare"]
+  if subprocess.run(command, env=_environment(run.setting)).returncode:
     raise RuntimeError("the data could not be prepared; see above")
 
 
@@ -170,11 +141,11 @@ def launch(run: Run, watch: Callable[[], None]) -> bool:
 
   Raises:
     BlockingIOError: if another process is training this run.
-    KeyboardInterrupt: on Ctrl-C or SIGTERM, after the run has saved a
-      checkpoint.
+    KeyboardInterrupt: on Ctrl-C or SIGTERM, here or of the run itself, after
+      the run has saved a checkpoint.
   """
   run.folder.mkdir(parents=True, exist_ok=True)
-  command = [sys.executable, "-m", "raptr_jax.main", *run.arguments()]
+  command = [*PROGRAM, *run.arguments()]
   with (
     files.only_writer(run.folder, "running"),
     (run.folder / LOG_FILE).open("ab") as log,
@@ -197,31 +168,27 @@ def launch(run: Run, watch: Callable[[], None]) -> bool:
       process.terminate()
       process.wait()
       raise
+  if process.returncode in STOPPED:
+    raise KeyboardInterrupt
   return process.returncode == 0 and run.is_finished
 
 
 def _environment(setting: Setting) -> dict[str, str]:
-  """A run's environment, with a compilation cache shared by all of a scale."""
+  """A run's environment.
+
+  It imports this checkout's package, whatever else is installed or in the
+  current folder, and shares a compilation cache with all runs of the setting.
+  """
+  paths = (str(ROOT), os.environ.get("PYTHONPATH", ""), os.getcwd())
   return os.environ | {
+    "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    "PYTHONSAFEPATH": "1",  # Else the current folder comes first.
     "JAX_COMPILATION_CACHE_DIR": str(
       (setting.folder / "compile_cache").absolute()
     ),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
   }
-
-
-def log_tail(run: Run) -> str:
-  """The last lines of its log."""
-  text = (run.folder / LOG_FILE).read_text(encoding="utf-8", errors="replace")
-  return "\n".join(text.splitlines()[-SHOWN_LOG_LINES:])
-
-
-def steps_done(run: Run) -> tuple[int, int] | None:
-  """(steps done, total steps) by its log; None before the first report."""
-  path = run.folder / LOG_FILE
-  lines = STEP_LINE.findall(log_tail(run)) if path.exists() else []
-  return (int(lines[-1][0]), int(lines[-1][1])) if lines else None
 
 
 class QueueProgress(contextlib.AbstractContextManager["QueueProgress"]):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tables.figures import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION
+from raptr_jax.reports.axes import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION
 from tables.table import Comparison, Row, Table
 from tables.views import LOSSES
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raptr_jax.theory import lemma
-from tables.figures import (
+from raptr_jax.reports.axes import (
   BLUE,
   GREEN,
   GREY,
@@ -16,8 +15,9 @@ from tables.figures import (
   PURPLE,
   SKY,
   VERMILION,
-  saved,
 )
+from raptr_jax.theory import lemma
+from tables.figures import saved
 from theory.lemma_runs import (
   DEEP,
   WIDTH,
@@ -74,14 +74,7 @@ def _draw_gaps(axes: "Axes", measured: Record) -> None:
   axes.set_title(
     f"Random networks of width {WIDTH}: gap by depth, bands over all seeds"
   )
-  axes.legend(
-    title=f"slope from L = {DEEP} on",
-    loc="lower left",
-    fontsize=8,
-    title_fontsize=8,
-    framealpha=1,
-    edgecolor="none",
-  )
+  _legend_below(axes, title=f"slope from L = {DEEP} on")
 
 
 def _draw_psi(axes: "Axes", measured: Record) -> None:
@@ -99,7 +92,7 @@ def _draw_psi(axes: "Axes", measured: Record) -> None:
   axes.set_title(
     f"Random networks of {len(psi)} layers: psi by layer, mean over seeds"
   )
-  axes.legend(loc="lower left", fontsize=8, framealpha=1, edgecolor="none")
+  _legend_below(axes)
 
 
 def _draw_trained_psi(axes: "Axes", trained: Mapping[int, Record]) -> None:
@@ -156,8 +149,10 @@ def _log_y(axes: "Axes") -> None:
   axes.yaxis.set_minor_locator(NullLocator())
 
 
-def _legend_below(axes: "Axes") -> None:
+def _legend_below(axes: "Axes", title: str | None = None) -> None:
   axes.legend(
+    title=title,
+    title_fontsize=8,
     loc="upper center",
     bbox_to_anchor=(0.5, -0.14),
     ncols=2,

@@ -9,6 +9,7 @@ import numpy as np
 
 from raptr_jax.theory import lemma
 from tables import pages
+from tables.evidence import Evidence, Place, place_of
 from tables.results import Estimate
 from theory.lemma_figures import draw
 from theory.lemma_runs import (
@@ -35,25 +36,38 @@ TOLERANCE = 0.1
 WHEN = ("before", "after")  # Training.
 
 
-def report(folder: Path, results: Path, command: str) -> None:
+def report(
+  folder: Path, results: Path, command: str, *, scale: str = "tiny"
+) -> Place:
   """Writes theory_lemma.md and .png.
 
   Args:
     folder: of `lemma_runs.run`.
     results: folder of the page and the picture; made if missing.
     command: the command that makes them, for the page.
+    scale: of the trained models.
+
+  Returns:
+    Where the page is: in the folder `results`, or in one for trials.
   """
   text = (folder / RESULTS_FILE).read_text(encoding="utf-8")
   measured = json.loads(text)
-  picture = results / f"{NAME}.png"
+  rows = {"networks": (0, len(measured["lemma"]["seeds"]))}
+  for depth, part in by_depth(measured["trained"]).items():
+    rows[f"{depth} layers"] = (part["steps"], 1)
+  evidence = Evidence((f"scale={scale}",), rows)
+  place = place_of(results, NAME, evidence)
+  picture = place.page.with_suffix(".png")
   draw(picture, measured)
   page = [
     *_networks_page(measured, picture.name),
     *_trained_page(measured["trained"]),
     "## Where and when",
     _provenance(measured, command),
+    evidence.comment(),
   ]
-  pages.write_page(results / f"{NAME}.md", page)
+  pages.write_page(place.page, page)
+  return place
 
 
 def _networks_page(measured: Record, picture: str) -> list[str]:

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-import gin
 import jax
 import numpy as np
 from jaxtyping import Float
 
 from raptr_jax import main
+from raptr_jax.configuration.bindings import macro_texts
+from raptr_jax.configuration.configure import build
 from raptr_jax.contracts import Params
 from raptr_jax.reports.provenance import provenance
 from raptr_jax.tasks import files
@@ -49,7 +50,7 @@ def run(folder: Path, model_dirs: Mapping[int, Path]) -> None:
 
   Raises:
     ValueError: if a run has another number of layers or is not finished.
-    raptr_jax.main.ConfigurationError: if a run's configuration is invalid.
+    ConfigurationError: if a run's configuration is invalid.
   """
   folder.mkdir(parents=True, exist_ok=True)
   path = folder / RESULTS_FILE
@@ -117,11 +118,11 @@ def measure_trained(depth: int, model_dir: Path) -> Record:
   began = time.perf_counter()
   argv = [
     f"--gin_file={model_dir / 'config.gin'}",
-    f"--gin.MODEL_DIR='{model_dir}'",
+    f"--gin.MODEL_DIR={str(model_dir)!r}",
     "--gin.COMPUTE_DTYPE='float32'",  # bfloat16 cannot resolve the changes.
   ]
-  main.configure(argv, __doc__ or "")
-  experiment = gin.get_configurable(Experiment)()
+  main.configure(argv)
+  experiment = build("RUN")
   (num_layers,) = experiment.model.stacks.values()
   if num_layers != depth:
     raise ValueError(f"{model_dir} has {num_layers} layers, expected {depth}.")
@@ -139,7 +140,7 @@ def measure_trained(depth: int, model_dir: Path) -> Record:
     }
 
   return {
-    "method": gin.query_parameter("%POLICY").selector.split(".")[-1],
+    "method": macro_texts()["POLICY"].strip("()").split(".")[-1],
     "width": experiment.model.config.embed_dim,
     "steps": experiment.total_steps,
     "seed": experiment.random_seed,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tables.figures import GREY, saved
+from raptr_jax.reports.axes import GREY, step_axis
+from tables.figures import saved
 from theory.polynomial_runs import Record
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def draw(path: Path, found: Record) -> None:
       axes.remove()
     for axes in figure.axes:
       axes.tick_params(labelbottom=True)
-    figure.supxlabel("steps")
+      step_axis(axes)
     figure.supylabel("error of the full network: mean and range over seeds")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tables import pages
+from tables.evidence import Evidence, Place, place_of
 from tables.results import estimate, paired_difference
 from theory.polynomial_figures import draw
 from theory.polynomial_runs import RESULTS_FILE, Record
@@ -31,20 +32,31 @@ evaluations, median over seeds; other load on the machine disturbs them.\
 """
 
 
-def report(folder: Path, results: Path, command: str) -> None:
+def report(folder: Path, results: Path, command: str) -> Place:
   """Writes theory_polynomial.md and .png.
 
   Args:
     folder: of `polynomial_runs.run`.
     results: folder of the page and the picture; made if missing.
     command: the command that makes them, for the page.
+
+  Returns:
+    Where the page is: in the folder `results`, or in one for trials.
   """
   text = (folder / RESULTS_FILE).read_text(encoding="utf-8")
   found = json.loads(text)
-  picture = results / f"{NAME}.png"
+  evidence = Evidence(
+    (),
+    {
+      name: (method["total_steps"], len(method["runs"]))
+      for name, method in found["methods"].items()
+    },
+  )
+  place = place_of(results, NAME, evidence)
+  picture = place.page.with_suffix(".png")
   draw(picture, found)
   pages.write_page(
-    results / f"{NAME}.md",
+    place.page,
     [
       "# A polynomial of degrees 1 to"
       f" {found['sizes']['max_degree']}: which are learned?",
@@ -68,8 +80,10 @@ def report(folder: Path, results: Path, command: str) -> None:
         "seconds of all runs, including those for the learning rate:"
         f" {found['seconds']:.0f}",
       ),
+      evidence.comment(),
     ],
   )
+  return place
 
 
 def _explanation(found: Record) -> str:

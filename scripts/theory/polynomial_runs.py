@@ -17,12 +17,12 @@ import jax.numpy as jnp
 
 from raptr_jax.methods import layer_dropping, policies
 from raptr_jax.methods.schedule import stage_schedule
+from raptr_jax.reports.axes import BLACK, GREEN, GREY, SKY, VERMILION
 from raptr_jax.reports.provenance import provenance
 from raptr_jax.tasks import files
 from raptr_jax.tasks.progress import Progress
 from raptr_jax.theory import polynomial
 from raptr_jax.training import learning_rates, optim
-from tables.figures import BLACK, GREEN, GREY, SKY, VERMILION
 
 Record: TypeAlias = dict[str, Any]
 

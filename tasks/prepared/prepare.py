@@ -1,32 +1,42 @@
 """Prepares a task: writes its vocabulary, token rows and counts.
 
 An interrupted preparation resumes, and ends with the same files as one that was
-never interrupted.
+never interrupted. If its settings have changed since, it starts again; finished
+data is never deleted.
 """
 
 import contextlib
 import dataclasses
 import itertools
-import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from raptr_jax.tasks import files
 from raptr_jax.tasks.mixture import Mixture
 from raptr_jax.tasks.objectives.packing import BLOCK_DOCUMENTS, Row
-from raptr_jax.tasks.prepared import records
+from raptr_jax.tasks.prepared import folder as state
+from raptr_jax.tasks.prepared import preview, records
 from raptr_jax.tasks.progress import Progress
 from raptr_jax.tasks.task import TextTask
 from raptr_jax.tasks.text.sentencepiece_training import train_sentencepiece
-from raptr_jax.tasks.text.vocabulary import Vocabulary
+from raptr_jax.tasks.text.vocabularies import SentencePieceVocabulary
+from raptr_jax.tasks.text.vocabulary import (
+  AtMost,
+  Vocabulary,
+  file_fingerprint,
+)
 
 # A whole number of blocks, so that no shard depends on the one before.
 SHARD_DOCUMENTS = 16 * BLOCK_DOCUMENTS
 SHOW_SECONDS = 0.2  # Between updates on a terminal ...
 LOG_SECONDS = 10.0  # ... and between lines of a log.
+# On one core of a small machine, 10 MB of Python code took 13 s, or 37 s with
+# white space kept; 8 MB without spaces, like Chinese, took 36 s. Training the
+# vocabulary is most of it.
+QUICK_BYTES = 8_000_000
 
 
 def prepare(
@@ -35,7 +45,7 @@ def prepare(
   feature_lengths: Mapping[str, int],
   data_dir: str,
 ) -> None:
-  """Writes the vocabulary, rows and token counts of a task.
+  """Writes the vocabulary, rows and token counts of a task; shows examples.
 
   After an interruption, the same call resumes.
 
@@ -46,15 +56,27 @@ def prepare(
 
   Raises:
     FileNotFoundError: the text or the vocabulary does not exist.
-    ValueError: a split is empty, the vocabulary does not suit the task, or the
-      folder was prepared with other settings.
+    ValueError: a split is empty, the vocabulary does not suit the task, the
+      text changes meanwhile, or the folder was prepared with other settings.
     BlockingIOError: another process is preparing the folder.
   """
-  if isinstance(task, Mixture):
-    for part in task.tasks:
-      prepare(task=part, feature_lengths=feature_lengths, data_dir=data_dir)
-    return
+  for part in _parts(task):
+    _prepare_part(part, feature_lengths, data_dir)
+
+
+def _parts(task: TextTask | Mixture) -> Sequence[TextTask]:
+  return task.tasks if isinstance(task, Mixture) else (task,)
+
+
+def _prepare_part(
+  task: TextTask, feature_lengths: Mapping[str, int], data_dir: str
+) -> None:
   folder = Path(data_dir).expanduser() / task.name
+  if isinstance(task.vocabulary_size, AtMost):
+    size = records.fitted_vocabulary_size(
+      name=task.name, data_dir=data_dir, at_most=task.vocabulary_size
+    )
+    task = dataclasses.replace(task, vocabulary_size=size)
   # Fail now, not after hours of work.
   task.objective.row_length(feature_lengths)
   given = task.given_vocabulary()
@@ -65,17 +87,42 @@ def prepare(
     **task.settings(feature_lengths),
     "num_documents": num_documents,
   }
-  _check_folder(folder, settings)
-  if _is_complete(folder):
+  state.check_finished(folder, settings)
+  if state.is_complete(folder):
     print(f"{folder} is complete")
     return
+  for line in task.source.remarks():
+    print(line)
   folder.mkdir(parents=True, exist_ok=True)
   with files.only_writer(folder, "preparing"):
-    vocabulary = _provide_vocabulary(task, feature_lengths, folder, settings)
-    for split, count in num_documents.items():
-      _write_split(task, vocabulary, feature_lengths, folder, split, count)
+    state.discard_unfinished(folder, settings)
+    _provide_vocabulary(task, feature_lengths, folder, settings)
+    _check_unchanged(task, settings, folder)
+    task = task.fitted(folder)
+    vocabulary = task.prepared_vocabulary(folder)
+    ratios = {
+      split: _write_split(
+        task, vocabulary, feature_lengths, folder, split, count
+      )
+      for split, count in num_documents.items()
+    }
+    _check_unchanged(task, settings, folder)
+    settings["vocabulary_size"] = vocabulary.size
     _write_metadata(vocabulary, folder, settings)
+  preview.print_table(records.load_metadata(folder), ratios)
+  preview.print_examples(task, vocabulary, feature_lengths, folder)
   print(f"{folder} is complete")
+
+
+def is_quick(task: TextTask | Mixture) -> bool:
+  """Whether preparing takes less than a minute, with what is installed.
+
+  Raises:
+    FileNotFoundError: the text does not exist.
+  """
+  sizes = [part.source.num_bytes() for part in _parts(task)]
+  known = [size for size in sizes if size is not None]
+  return len(known) == len(sizes) and sum(known) <= QUICK_BYTES
 
 
 def _count_documents(task: TextTask, split: str) -> int:
@@ -88,27 +135,15 @@ def _count_documents(task: TextTask, split: str) -> int:
   return count
 
 
-def _check_folder(folder: Path, settings: Mapping[str, Any]) -> None:
-  """Raises ValueError if the folder was prepared with other settings."""
-  for name in (records.METADATA, records.UNFINISHED):
-    if not (folder / name).is_file():
-      continue
-    found = json.loads((folder / name).read_text(encoding="utf-8"))
-    records.check_settings(folder, found["settings"], settings)
-    vocabulary = folder / settings["vocabulary_file"]
-    if vocabulary.is_file() and found["vocabulary_fingerprint"]:
-      records.check_vocabulary(vocabulary, found["vocabulary_fingerprint"])
-
-
-def _is_complete(folder: Path) -> bool:
-  try:
-    metadata = records.load_metadata(folder)
-    for split in metadata.splits:
-      records.shard_paths(folder, split, metadata)
-  except FileNotFoundError:
-    return False
-  names = (metadata.settings["vocabulary_file"], records.UNIGRAM_COUNTS)
-  return all((folder / name).is_file() for name in names)
+def _check_unchanged(
+  task: TextTask, settings: Mapping[str, Any], folder: Path
+) -> None:
+  """Raises ValueError if the text is not what it was at the start."""
+  if task.source.fingerprint() != settings.get("source_files"):
+    raise ValueError(
+      f"the files of the text changed while {folder} was being prepared: "
+      "start again, with a --gin.DATA_DIR outside of the text's folder"
+    )
 
 
 def _provide_vocabulary(
@@ -116,32 +151,41 @@ def _provide_vocabulary(
   feature_lengths: Mapping[str, int],
   folder: Path,
   settings: Mapping[str, Any],
-) -> Vocabulary:
-  """Copies or trains the vocabulary, and records what the folder will hold."""
+) -> None:
+  """Copies or trains the vocabulary, unless the folder has it."""
   path = folder / task.vocabulary_file
-  unfinished: dict[str, Any] = {
-    "settings": settings,
-    "vocabulary_fingerprint": None,
-  }
-  if not path.is_file():
-    # Written before the vocabulary, so that its origin is never in doubt.
-    files.write_json(folder / records.UNFINISHED, unfinished)
-    with files.replacing(path) as partial:
-      if task.vocabulary_path:
-        shutil.copyfile(Path(task.vocabulary_path).expanduser(), partial)
-      else:
-        print(f"training a vocabulary of {task.vocabulary_size:,} ids ...")
-        train_sentencepiece(
-          task.source.documents("train"),
-          task.vocabulary_size,
-          partial,
-          extra_pieces=task.objective.extra_pieces(feature_lengths),
-        )
-  vocabulary = task.prepared_vocabulary(folder)
-  unfinished["vocabulary_fingerprint"] = vocabulary.fingerprint()
-  _check_folder(folder, settings)
-  files.write_json(folder / records.UNFINISHED, unfinished)
-  return vocabulary
+  if path.is_file():
+    return
+  with files.replacing(path) as partial:
+    if task.vocabulary_path:
+      shutil.copyfile(Path(task.vocabulary_path).expanduser(), partial)
+    else:
+      _train_vocabulary(task, feature_lengths, partial)
+    # Before the vocabulary, so that its origin is never in doubt.
+    state.note_unfinished(folder, settings, file_fingerprint(partial))
+  state.check_finished(folder, settings)  # Its vocabulary may have been lost.
+
+
+def _train_vocabulary(
+  task: TextTask, feature_lengths: Mapping[str, int], path: Path
+) -> None:
+  bound = task.vocabulary_size
+  fits = isinstance(bound, AtMost)
+  limit = "at most " if fits else ""
+  print(f"training a vocabulary of {limit}{bound:,} ids ...")
+  train_sentencepiece(
+    task.source.documents("train"),
+    bound,
+    path,
+    extra_pieces=task.objective.extra_pieces(feature_lengths),
+    keep_whitespace=task.source.keeps_whitespace,
+  )
+  size = SentencePieceVocabulary(str(path)).size
+  if size < bound:
+    print(
+      f"VOCABULARY_SIZE: {size:,} ids, all that this text can fill (at most "
+      f"{bound:,} by default)"
+    )
 
 
 def _write_split(
@@ -151,12 +195,16 @@ def _write_split(
   folder: Path,
   split: str,
   num_documents: int,
-) -> None:
-  """Writes the missing shards of a split."""
+) -> float | None:
+  """Writes the missing shards of a split.
+
+  Returns:
+    Characters per token in these shards; None if all were there.
+  """
   shards = _shards(folder, split, num_documents)
   missing = list(itertools.dropwhile(Path.is_file, shards))
   if not missing:
-    return
+    return None
   start = (len(shards) - len(missing)) * SHARD_DOCUMENTS
   with _Counter(f"{task.name} {split}", num_documents, start) as counter:
     documents = counter.documents(task.source.documents(split, start))
@@ -164,6 +212,7 @@ def _write_split(
       part = itertools.islice(documents, SHARD_DOCUMENTS)
       rows = task.rows(part, vocabulary, feature_lengths)
       records.write_shard(path, counter.rows(rows))
+  return counter.characters_per_token
 
 
 def _write_metadata(
@@ -174,6 +223,10 @@ def _write_metadata(
   for split, documents in settings["num_documents"].items():
     shards = _shards(folder, split, documents)
     rows, counts = records.count_tokens(shards, vocabulary.size)
+    if not rows:
+      raise ValueError(
+        f"the {split} split in {folder} has no tokens: provide more text"
+      )
     splits[split] = records.SplitMetadata(
       documents=documents,
       shards=len(shards),
@@ -190,7 +243,7 @@ def _write_metadata(
     splits=splits,
   )
   files.write_json(folder / records.METADATA, dataclasses.asdict(metadata))
-  (folder / records.UNFINISHED).unlink()
+  (folder / state.UNFINISHED).unlink(missing_ok=True)
 
 
 def _shards(folder: Path, split: str, num_documents: int) -> list[Path]:
@@ -206,7 +259,7 @@ class _Counter(contextlib.AbstractContextManager["_Counter"]):
     """Starts at `done` of `num_documents`."""
     self._label, self._total = label, num_documents
     self._done = self._first = done
-    self._rows = self._tokens = 0
+    self._rows = self._tokens = self._characters = 0
     self._began = self._shown = time.monotonic()
     self._progress = Progress(
       num_documents, done=done, unit="document", log_seconds=LOG_SECONDS
@@ -225,6 +278,7 @@ class _Counter(contextlib.AbstractContextManager["_Counter"]):
     for document in documents:
       yield document
       self._done += 1
+      self._characters += len(document)
       if time.monotonic() - self._shown >= SHOW_SECONDS:
         self._show()
 
@@ -234,6 +288,11 @@ class _Counter(contextlib.AbstractContextManager["_Counter"]):
       self._rows += 1
       self._tokens += len(row.tokens)
       yield row
+
+  @property
+  def characters_per_token(self) -> float:
+    """Tokens include those that frame pieces of text."""
+    return self._characters / max(self._tokens, 1)
 
   def _show(self) -> None:
     self._shown = time.monotonic()

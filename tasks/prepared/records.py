@@ -17,11 +17,10 @@ from array_record.python import array_record_module
 
 from raptr_jax.tasks.files import replacing
 from raptr_jax.tasks.objectives.packing import Row
-from raptr_jax.tasks.task import ROWS_VERSION, not_prepared
-from raptr_jax.tasks.text.vocabularies import open_vocabulary
+from raptr_jax.tasks.task import ROWS_VERSION, NotPreparedError
+from raptr_jax.tasks.text.vocabulary import AtMost, file_fingerprint
 
 METADATA = "metadata.json"
-UNFINISHED = "unfinished.json"
 UNIGRAM_COUNTS = "unigram_counts.npy"
 ROWS_AT_ONCE = 4_096
 
@@ -76,13 +75,13 @@ def shard_paths(folder: Path, split: str, metadata: Metadata) -> list[Path]:
   """Paths of all shards of a split, in the order of their rows.
 
   Raises:
-    FileNotFoundError: a shard is missing.
+    NotPreparedError: a shard is missing.
   """
   count = metadata.splits[split].shards
   paths = [shard_path(folder, split, number) for number in range(count)]
   for path in paths:
     if not path.is_file():
-      raise FileNotFoundError(not_prepared(path))
+      raise NotPreparedError(f"{path} does not exist")
   return paths
 
 
@@ -110,6 +109,24 @@ def read_shard(path: Path) -> Iterator[Row]:
     reader.close()
 
 
+def read_row(paths: Iterable[Path], index: int) -> Row:
+  """Row `index` of a split.
+
+  Raises:
+    IndexError: the shards have fewer rows.
+  """
+  for path in paths:
+    reader = array_record_module.ArrayRecordReader(str(path))
+    try:
+      count = reader.num_records()
+      if index < count:
+        return decode_row(reader.read([index])[0])
+    finally:
+      reader.close()
+    index -= count
+  raise IndexError(index)
+
+
 def count_tokens(
   paths: Iterable[Path], vocabulary_size: int
 ) -> tuple[int, np.ndarray]:
@@ -133,12 +150,12 @@ def load_metadata(folder: Path) -> Metadata:
   """Reads the metadata of a complete folder.
 
   Raises:
-    FileNotFoundError: the folder is not prepared.
+    NotPreparedError: the folder is not prepared.
     ValueError: another version of this program prepared it.
   """
   path = folder / METADATA
   if not path.is_file():
-    raise FileNotFoundError(not_prepared(path))
+    raise NotPreparedError(f"{path} does not exist")
   fields = json.loads(path.read_text(encoding="utf-8"))
   version = fields["settings"].get("version")
   if version != ROWS_VERSION:
@@ -152,6 +169,39 @@ def load_metadata(folder: Path) -> Metadata:
   return Metadata(**{**fields, "splits": splits})
 
 
+def fitted_vocabulary_size(*, name: str, data_dir: str, at_most: int) -> int:
+  """V of a vocabulary that is trained as large as the task's text allows.
+
+  Whatever uses VOCABULARY_SIZE, the model included, gets the same number: the
+  prepared vocabulary's, and the bound before the task is prepared.
+
+  Args:
+    name: name of the task.
+    data_dir: folder of all prepared tasks.
+    at_most: the bound.
+
+  Returns:
+    The size with which the task was prepared, if that is within the bound;
+    otherwise an `AtMost`.
+  """
+  try:
+    metadata = load_metadata(Path(data_dir).expanduser() / name)
+  except NotPreparedError:
+    return AtMost(at_most)
+  found = metadata.settings["vocabulary_size"]
+  return found if found <= at_most else AtMost(at_most)
+
+
+def difference(
+  found: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> str | None:
+  """The first setting that a folder has otherwise than the task."""
+  for key, value in wanted.items():
+    if found.get(key) != value:
+      return f"{key}={found.get(key)!r}, but now {key}={value!r}"
+  return None
+
+
 def check_settings(
   folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> None:
@@ -160,13 +210,13 @@ def check_settings(
   Raises:
     ValueError: they differ; the message names the first difference.
   """
-  for key, value in wanted.items():
-    if found.get(key) != value:
-      raise ValueError(
-        f"{folder} was prepared with {key}={found.get(key)!r}, but now "
-        f"{key}={value!r}: undo that change, set another --gin.DATA_DIR, "
-        f"or delete {folder} and prepare again"
-      )
+  changed = difference(found, wanted)
+  if changed:
+    raise ValueError(
+      f"{folder} was prepared with {changed}: undo that change, set another "
+      "--gin.MIXTURE_OR_TASK_NAME or --gin.DATA_DIR, or delete "
+      f"{folder} and prepare again"
+    )
 
 
 def check_vocabulary(path: Path, expected: str) -> None:
@@ -177,12 +227,12 @@ def check_vocabulary(path: Path, expected: str) -> None:
     expected: SHA-256 of the vocabulary that encoded the rows.
 
   Raises:
-    FileNotFoundError: the vocabulary is missing.
+    NotPreparedError: the vocabulary is missing.
     ValueError: it differs.
   """
   if not path.is_file():
-    raise FileNotFoundError(not_prepared(path))
-  fingerprint = open_vocabulary(path).fingerprint()
+    raise NotPreparedError(f"{path} does not exist")
+  fingerprint = file_fingerprint(path)
   if fingerprint != expected:
     raise ValueError(
       f"{path} (SHA-256 {fingerprint[:12]}...) is not the vocabulary its "

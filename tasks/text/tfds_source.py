@@ -1,8 +1,8 @@
 """TensorFlow Datasets as a source of text: one corpus, or several merged."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -32,6 +32,8 @@ class TfdsCorpus:
     default=sources.SPLITS, init=False
   )
 
+  keeps_whitespace: ClassVar[bool] = False
+
   def __post_init__(self):
     if not self.corpora or not isinstance(self.corpora, Mapping):
       raise ValueError(
@@ -53,6 +55,12 @@ class TfdsCorpus:
 
   def fingerprint(self) -> None:
     return None  # A version of a TFDS set never changes.
+
+  def num_bytes(self) -> None:
+    return None  # Large.
+
+  def remarks(self) -> Sequence[str]:
+    return ()
 
   def num_documents(self, split: str) -> int:
     return sum(

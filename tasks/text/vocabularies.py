@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -71,6 +72,17 @@ class SentencePieceVocabulary(Vocabulary):
   def decode(self, ids: Sequence[int]) -> str:
     """The text of token ids, without control pieces."""
     return self._processor.decode([int(i) for i in ids])
+
+  def spell(self, ids: Sequence[int]) -> str:
+    """The text of token ids, with special ones by name between spaces."""
+    parts: list[str] = []
+    for is_special, run in itertools.groupby(
+      ids, self.special_ids.__contains__
+    ):
+      found = [int(i) for i in run]
+      names = self._processor.id_to_piece(found)
+      parts += names if is_special else [self.decode(found)]
+    return " ".join(parts)
 
   @property
   def size(self) -> int:
@@ -168,6 +180,9 @@ class WordPieceVocabulary(Vocabulary):
     return self._tokenizer.decode(
       [int(i) for i in ids], skip_special_tokens=False
     )
+
+  def spell(self, ids: Sequence[int]) -> str:
+    return self.decode(ids)
 
   @property
   def size(self) -> int:

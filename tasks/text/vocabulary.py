@@ -16,6 +16,13 @@ PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 NLU, NLG, S2S = "[NLU]", "[NLG]", "[S2S]"  # UL2's mode tokens.
 
 
+class AtMost(int):
+  """A bound on V for a vocabulary to be trained: little text fills fewer ids.
+
+  Everywhere else it is the number itself.
+  """
+
+
 def sentinel(number: int) -> str:
   """Name of the sentinel that replaces span `number`, counted from 0."""
   return f"<extra_id_{number}>"
@@ -57,6 +64,10 @@ class Vocabulary(abc.ABC):
     """The text of token ids."""
 
   @abc.abstractmethod
+  def spell(self, ids: Sequence[int]) -> str:
+    """The text of token ids, with special ones by name."""
+
+  @abc.abstractmethod
   def to_seqio(self) -> Any:
     """The same vocabulary as a seqio.Vocabulary."""
 
@@ -66,7 +77,7 @@ class Vocabulary(abc.ABC):
 
   def fingerprint(self) -> str:
     """SHA-256 of the file, as hexadecimal digits."""
-    return hashlib.sha256(Path(self.path).read_bytes()).hexdigest()
+    return file_fingerprint(Path(self.path))
 
   @property
   def pad_id(self) -> int:
@@ -133,6 +144,11 @@ class Vocabulary(abc.ABC):
         "set another --gin.VOCABULARY_PATH, or None to train one"
       )
     return found
+
+
+def file_fingerprint(path: Path) -> str:
+  """SHA-256 of a file, as hexadecimal digits."""
+  return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def encoding_alike(seqio_class: type, vocabulary: Vocabulary) -> type:

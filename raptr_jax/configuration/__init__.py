@@ -1,0 +1,1 @@
+"""A run's configuration: gin files, overrides, macros; the only room with gin."""

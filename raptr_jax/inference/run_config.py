@@ -1,0 +1,131 @@
+"""What the config.gin of a run describes, built."""
+
+import ast
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from raptr_jax.configuration import configure
+from raptr_jax.configuration.bindings import macro_texts
+from raptr_jax.reports.run_files import CONFIG_FILE
+from raptr_jax.tasks.mixture import Mixture
+from raptr_jax.tasks.task import TextTask
+from raptr_jax.training.experiment import Experiment
+
+# Macros of the parts of a run, and what they are called here.
+PARTS = {
+  "RUN": "experiment",
+  "TASK": "task",
+  "TASK_FEATURE_LENGTHS": "feature_lengths",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConfiguredRun:
+  """The parts of a run, as its config.gin has them.
+
+  Attributes:
+    experiment: the run.
+    task: what it was trained on.
+    feature_lengths: lengths of the features of a batch.
+    data_dir: folder of all prepared tasks.
+    macros: values by name; text for what is no literal.
+  """
+
+  experiment: Experiment
+  task: TextTask | Mixture
+  feature_lengths: Mapping[str, int]
+  data_dir: Path
+  macros: Mapping[str, Any]
+
+
+def configured_run(
+  folder: Path, data_dir: str | Path | None = None
+) -> ConfiguredRun:
+  """Builds what is in a run's folder, with paths that hold from anywhere.
+
+  Args:
+    folder: of the run.
+    data_dir: folder of all prepared tasks; None looks for it.
+
+  Raises:
+    ConfigurationError: config.gin cannot be built.
+    FileNotFoundError: the folder is no run's, or the vocabulary is missing.
+    ValueError: the run was not started with gin files.
+  """
+  folder = folder.expanduser().resolve()
+  config = folder / CONFIG_FILE
+  if not config.is_file():
+    found = "has no " + CONFIG_FILE if folder.is_dir() else "does not exist"
+    raise FileNotFoundError(
+      f"'{folder}' {found}, expected the MODEL_DIR of a trained run."
+    )
+  configure.parse([str(config)])
+  macros = _values(macro_texts())
+  missing = [name for name in PARTS if name not in macros]
+  if missing:
+    raise ValueError(
+      f"'{config}' does not set {', '.join(missing)}, expected a run that was"
+      " started with gin files: call raptr_jax.Run.restore for one that was"
+      " built in Python."
+    )
+  own_dir = str(macros.get("DATA_DIR", "data"))
+  if data_dir is None:
+    folders = list(_places(folder, str(macros.get("MODEL_DIR")), own_dir))
+  else:
+    folders = [Path(data_dir).expanduser().resolve()]
+  found_dir = _with_vocabulary(folders, configure.build("TASK"), own_dir)
+  overrides = {"MODEL_DIR": folder, "DATA_DIR": found_dir}
+  configure.parse(
+    [str(config)],
+    [f"--gin.{name}={str(path)!r}" for name, path in overrides.items()],
+  )
+  return ConfiguredRun(
+    **{field: configure.build(name) for name, field in PARTS.items()},
+    data_dir=found_dir,
+    macros=macros,
+  )
+
+
+def _values(texts: Mapping[str, str]) -> dict[str, Any]:
+  """Values of macros: Python's, where the text is one."""
+
+  def value(text: str) -> Any:
+    if text.removeprefix("%") in texts and text.startswith("%"):
+      return value(texts[text.removeprefix("%")])
+    try:
+      return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+      return text
+
+  return {name: value(text) for name, text in texts.items()}
+
+
+def _places(folder: Path, model_dir: str, data_dir: str) -> Iterator[Path]:
+  """Folders that a run's DATA_DIR may be.
+
+  A run in a/b/runs/x whose MODEL_DIR is runs/x was started in a/b.
+  """
+  given = Path(data_dir).expanduser()
+  tail = Path(model_dir).parts
+  if not Path(model_dir).is_absolute() and folder.parts[-len(tail) :] == tail:
+    yield Path(*folder.parts[: -len(tail)]) / given
+  yield Path.cwd() / given
+
+
+def _with_vocabulary(
+  folders: list[Path], task: TextTask | Mixture, data_dir: str
+) -> Path:
+  """The first folder that has the task's vocabulary."""
+  for folder in folders:
+    try:
+      task.vocabulary(str(folder))
+    except FileNotFoundError:
+      continue
+    return folder
+  places = " or ".join(f"'{folder}'" for folder in dict.fromkeys(folders))
+  raise FileNotFoundError(
+    f"The vocabulary of {task.name} is not in {places}: pass data_dir=, the"
+    f" folder of prepared data, which the run had as DATA_DIR = '{data_dir}'."
+  )

@@ -1,0 +1,75 @@
+"""The state of a task's folder: finished, unfinished, or other than wanted.
+
+`unfinished.json` holds the settings and the vocabulary's fingerprint until
+`metadata.json` is written. Unfinished work with other settings is thrown away;
+finished data is never deleted.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raptr_jax.tasks import files
+from raptr_jax.tasks.prepared import records
+from raptr_jax.tasks.text.vocabulary import file_fingerprint
+
+UNFINISHED = "unfinished.json"
+
+
+def is_complete(folder: Path) -> bool:
+  """Whether the folder has its metadata and all files that this names."""
+  try:
+    metadata = records.load_metadata(folder)
+    for split in metadata.splits:
+      records.shard_paths(folder, split, metadata)
+  except FileNotFoundError:
+    return False
+  names = (metadata.settings["vocabulary_file"], records.UNIGRAM_COUNTS)
+  return all((folder / name).is_file() for name in names)
+
+
+def check_finished(folder: Path, settings: Mapping[str, Any]) -> None:
+  """Raises ValueError if the folder was prepared with other settings."""
+  if not (folder / records.METADATA).is_file():
+    return
+  metadata = records.load_metadata(folder)
+  records.check_settings(folder, metadata.settings, settings)
+  vocabulary = folder / settings["vocabulary_file"]
+  if vocabulary.is_file():
+    records.check_vocabulary(vocabulary, metadata.vocabulary_fingerprint)
+
+
+def note_unfinished(
+  folder: Path, settings: Mapping[str, Any], vocabulary_fingerprint: str
+) -> None:
+  """Records what the folder is going to hold."""
+  value = {
+    "settings": settings,
+    "vocabulary_fingerprint": vocabulary_fingerprint,
+  }
+  files.write_json(folder / UNFINISHED, value)
+
+
+def discard_unfinished(folder: Path, settings: Mapping[str, Any]) -> None:
+  """Removes what a preparation with other settings has left unfinished.
+
+  A folder with metadata, or without a note of what it holds, is left alone.
+  """
+  unfinished = folder / UNFINISHED
+  if (folder / records.METADATA).is_file() or not unfinished.is_file():
+    return
+  found = json.loads(unfinished.read_text(encoding="utf-8"))
+  changed = records.difference(found["settings"], settings)
+  vocabulary = folder / found["settings"]["vocabulary_file"]
+  if not changed and (
+    not vocabulary.is_file()
+    or file_fingerprint(vocabulary) != found["vocabulary_fingerprint"]
+  ):
+    changed = f"another {vocabulary.name}"
+  if changed:
+    print(f"{folder}: was unfinished, with {changed}: starting again")
+    for shard in folder.glob("*.array_record"):
+      shard.unlink()
+    vocabulary.unlink(missing_ok=True)
+    unfinished.unlink()  # Last, since it tells what the rest is.
