@@ -63,15 +63,15 @@ def package_pages() -> Iterator[tuple[str, str]]:
 
 
 def _exported(package: str) -> str:
-  """A list of the names to import from a package, each with a link."""
-  lines = [f"Names to import from `{package}` itself:\n"]
+  """The names to import from a package itself, each with a link."""
+  links = []
   for name in raptr_jax.__all__:
     thing = getattr(raptr_jax, name)
     if inspect.ismodule(thing):
-      lines.append(f"- :py:mod:`~{thing.__name__}`")
+      links.append(f":py:mod:`~{thing.__name__}`")
     else:
-      lines.append(f"- :py:obj:`~{thing.__module__}.{thing.__qualname__}`")
-  return "\n".join(lines) + "\n"
+      links.append(f":py:obj:`~{thing.__module__}.{thing.__qualname__}`")
+  return f"Names to import from `{package}` itself: {', '.join(links)}.\n"
 
 
 def _heading(text: str, line: str) -> str:

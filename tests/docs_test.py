@@ -63,8 +63,8 @@ def test_each_module_is_on_a_page(generate):
 
 def test_what_is_imported_from_the_package_itself_is_listed(generate):
   page = dict(generate.package_pages())["raptr_jax"]
-  assert "- :py:obj:`~raptr_jax.inference.run.load`" in page
-  assert "- :py:mod:`~raptr_jax.methods.policies`" in page
+  assert ":py:obj:`~raptr_jax.inference.run.load`" in page
+  assert ":py:mod:`~raptr_jax.methods.policies`" in page
 
 
 def test_blocks_of_a_docstring_are_shown_as_typed():

@@ -91,6 +91,7 @@ def _prepare_part(
   if state.is_complete(folder):
     print(f"{folder} is complete")
     return
+  print(f"preparing {folder}")
   for line in task.source.remarks():
     print(line)
   folder.mkdir(parents=True, exist_ok=True)
@@ -206,7 +207,7 @@ def _write_split(
   if not missing:
     return None
   start = (len(shards) - len(missing)) * SHARD_DOCUMENTS
-  with _Counter(f"{task.name} {split}", num_documents, start) as counter:
+  with _Counter(split, num_documents, start) as counter:
     documents = counter.documents(task.source.documents(split, start))
     for path in missing:
       part = itertools.islice(documents, SHARD_DOCUMENTS)
@@ -255,9 +256,9 @@ def _shards(folder: Path, split: str, num_documents: int) -> list[Path]:
 class _Counter(contextlib.AbstractContextManager["_Counter"]):
   """Counts documents read and rows written, and shows progress."""
 
-  def __init__(self, label: str, num_documents: int, done: int):
+  def __init__(self, split: str, num_documents: int, done: int):
     """Starts at `done` of `num_documents`."""
-    self._label, self._total = label, num_documents
+    self._split, self._total = split, num_documents
     self._done = self._first = done
     self._rows = self._tokens = self._characters = 0
     self._began = self._shown = time.monotonic()
@@ -300,7 +301,6 @@ class _Counter(contextlib.AbstractContextManager["_Counter"]):
     speed = (self._done - self._first) / seconds
     self._progress.update(
       self._done,
-      f"{self._label}: {self._rows:,} rows, {self._tokens:,} tokens,"
-      f" {self._rows / seconds:,.0f} rows/s",
+      f"{self._split}: {self._rows:,} rows, {self._tokens:,} tokens",
       (self._total - self._done) / speed if speed else None,
     )
