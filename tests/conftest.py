@@ -6,6 +6,7 @@ annotations, the shapes of its arrays included, and no array gains axes to
 match another one's.
 """
 
+import importlib.metadata
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -15,7 +16,9 @@ os.environ["XLA_FLAGS"] = " ".join(
     "--xla_force_host_platform_device_count=8",
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
-    "--xla_cpu_use_fusion_emitters=false",  # They take most of a compilation.
+    # They take most of a compilation. JAX 0.12 ends at a flag that it lacks.
+    *["--xla_cpu_use_fusion_emitters=false"]
+    * (importlib.metadata.version("jaxlib") < "0.11"),
     "--xla_cpu_parallel_codegen_split_count=1",
   ]
 )

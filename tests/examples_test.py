@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import jax
 import matplotlib
 import pytest
 from matplotlib import pyplot as plt
@@ -31,6 +32,7 @@ def test_the_notebook_runs(cells, tmp_path, monkeypatch):
   """
   monkeypatch.chdir(tmp_path)
   matplotlib.use("Agg")
+  monkeypatch.setattr(jax, "device_count", lambda: 1)  # Eight take longer.
   shown = []
   monkeypatch.setattr(plt, "show", lambda: shown.append(plt.gcf()))
   scope = {}

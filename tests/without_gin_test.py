@@ -3,6 +3,7 @@
 import ast
 from pathlib import Path
 
+import jax
 import pytest
 
 import raptr_jax
@@ -40,6 +41,7 @@ def test_the_script_trains_and_what_it_trained_can_be_used(
   tmp_path, monkeypatch
 ):
   monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(jax, "device_count", lambda: 1)  # Eight take longer.
   write_corpus(tmp_path / "books")
   text = code()
   for old, new in TINY.items():
