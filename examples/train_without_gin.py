@@ -10,16 +10,16 @@ The same command resumes, and runs/books has the result. To use the model:
 
 import raptr_jax as rj
 
-books = rj.TextFolder("books")
-task = rj.TextTask(
-  name="books", source=books, objective=rj.MaskedLM(), vocabulary_size=2048
-)
-data = dict(task=task, feature_lengths={"inputs": 64}, data_dir="data")
-rj.prepare(**data)
+# Little text gives a smaller vocabulary; `prepare` returns the task that fits.
+text = dict(source=rj.TextFolder("books"), vocabulary_size=rj.AtMost(2048))
+task = rj.TextTask(name="books", objective=rj.MaskedLM(), **text)
+data = dict(feature_lengths={"inputs": 64}, data_dir="data")
+data["task"] = task = rj.prepare(task=task, **data)
 batch = dict(batch_size=32, seed=0)
 stages = rj.stage_schedule(path_lengths=(4, 6), total_steps=300, num_layers=6)
+bert = rj.BertConfig(task.vocabulary_size, 6, 128, 2, norm="pre")
 experiment = rj.Experiment(
-  model=rj.BertMaskedLM(rj.BertConfig(2048, 6, 128, 2, norm="pre")),
+  model=rj.BertMaskedLM(bert),
   policy=rj.policies.raptr(schedule=stages),
   train_dataset=rj.PreparedDataset(**data, **batch),
   eval_dataset=rj.PreparedDataset(**data, **batch, split="validation"),

@@ -9,6 +9,7 @@ What a notebook needs is here, and is imported when it is first used:
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
   from raptr_jax.tasks.task import TextTask as TextTask
   from raptr_jax.tasks.text.sources import KingJamesBible as KingJamesBible
   from raptr_jax.tasks.text.sources import TextFolder as TextFolder
+  from raptr_jax.tasks.text.vocabulary import AtMost as AtMost
   from raptr_jax.training import learning_rates as learning_rates
   from raptr_jax.training import optim as optim
   from raptr_jax.training.checkpoint import Checkpointer as Checkpointer
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
   from raptr_jax.training.partitioning import Partitioner as Partitioner
   from raptr_jax.training.plan import Plan as Plan
   from raptr_jax.training.plan import make_plan as make_plan
+  from raptr_jax.training.signals import Stopped as Stopped
 
 __version__ = "0.1.0"
 
@@ -76,11 +79,13 @@ _NAMES = {
   "tasks.prepared.prepare": ("prepare",),
   "tasks.task": ("TextTask",),
   "tasks.text.sources": ("KingJamesBible", "TextFolder"),
+  "tasks.text.vocabulary": ("AtMost",),
   "training.checkpoint": ("Checkpointer",),
   "training.experiment": ("Experiment",),
   "training.loop": ("train",),
   "training.partitioning": ("Partitioner",),
   "training.plan": ("Plan", "make_plan"),
+  "training.signals": ("Stopped",),
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 # Modules of functions, which go by the names that they have in gin files.
@@ -99,7 +104,11 @@ if not TYPE_CHECKING:  # Which would take all names for names of ours.
       return importlib.import_module(f"raptr_jax.{_MODULES[name]}")
     if name in _HOMES:
       return getattr(importlib.import_module(f"raptr_jax.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'raptr_jax' has no attribute {name!r}")
+    raise AttributeError(
+      f"module 'raptr_jax' has no attribute {name!r}",
+      name=name,
+      obj=sys.modules["raptr_jax"],
+    )
 
   def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*(x for x in globals() if x[:2] == "__"), *__all__})

@@ -181,10 +181,17 @@ class Dataset(Protocol):
       feature `example_kind` [B, 1] of a batch indexes. Empty if there is one.
   """
 
-  batch_size: int
-  num_examples: int | None
-  unigram_counts: np.ndarray | None
-  example_kinds: tuple[str, ...]
+  @property
+  def batch_size(self) -> int: ...
+
+  @property
+  def num_examples(self) -> int | None: ...
+
+  @property
+  def unigram_counts(self) -> np.ndarray | None: ...
+
+  @property
+  def example_kinds(self) -> tuple[str, ...]: ...
 
   def open(self) -> None:
     """Opens the data; constructing a dataset does not.

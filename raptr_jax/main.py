@@ -36,8 +36,8 @@ exit codes:
   0    done
   1    a failure inside the program, shown with its traceback
   2    something to mend, said in one line: a flag, a value, data, a folder
-  130  stopped by Ctrl-C (SIGINT): after the step that was running, with a
-       checkpoint saved; a second Ctrl-C ends at once
+  130  stopped by Ctrl-C (SIGINT); while it trains, after the step that runs and
+       with a checkpoint saved. A second Ctrl-C ends at once
   143  stopped likewise by SIGTERM
 """
 
@@ -174,6 +174,7 @@ def _exit_codes(as_program: bool) -> Iterator[None]:
   except KeyboardInterrupt:
     print("interrupted; the same command resumes", file=sys.stderr, flush=True)
     if as_program:  # Without waiting for what other threads still compile.
+      sys.stdout.flush()
       os._exit(130)
     raise SystemExit(130) from None
 
@@ -221,18 +222,19 @@ def _run(flags: argparse.Namespace) -> None:
     jax.distributed.initialize()
   run = _opened()
   if isinstance(run, Experiment):
-    summary = train(run, configuration.config_text())
-    if isinstance(summary, Stopped):
-      raise SystemExit(128 + summary.signal_number)
+    try:
+      train(run, configuration.config_text())
+    except Stopped as stopped:
+      print(stopped, flush=True)
+      raise SystemExit(128 + stopped.signal_number) from None
   else:
     with _mendable():
       run.run()
 
 
 def _opened() -> Any:
-  """The run with its data; prepares the data if that is quick."""
-  import jax
-
+  """The run with its data, which is prepared if that is quick."""
+  from raptr_jax.tasks.prepared.prepare import prepare
   from raptr_jax.tasks.task import NotPreparedError
 
   with _mendable():
@@ -240,16 +242,31 @@ def _opened() -> Any:
     try:
       run.open()
     except NotPreparedError:
-      from raptr_jax.tasks.prepared.prepare import is_quick, prepare
-
-      # Several hosts would write to the same folder.
-      if jax.process_count() > 1 or not is_quick(configuration.build("TASK")):
+      if not _may_prepare(run):
         raise
       gin.get_configurable(prepare)()
       # Built again, since sizes may depend on the text.
       run = configuration.build("RUN")
       run.open()
   return run
+
+
+def _may_prepare(run: Any) -> bool:
+  """Whether to prepare a run's data unasked."""
+  import jax
+
+  from raptr_jax.tasks.prepared.prepare import is_quick
+  from raptr_jax.training.checkpoint import has_checkpoint
+  from raptr_jax.training.experiment import Experiment
+
+  # A trained model might find other tokens behind its ids, and several hosts
+  # would write to the same folder.
+  is_new = isinstance(run, Experiment) and not has_checkpoint(run.model_dir)
+  return (
+    is_new
+    and jax.process_count() == 1
+    and is_quick(configuration.build("TASK"))
+  )
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _reproduce_theory(args, overrides)
       else:
         _reproduce_table(args, overrides)
-  except (ConfigurationError, OSError, RuntimeError, ValueError) as error:
+  except (ConfigurationError, OSError, ValueError) as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
 

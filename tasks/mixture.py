@@ -72,6 +72,11 @@ class Mixture:
     """The vocabulary that the parts share."""
     return self.tasks[0].vocabulary(data_dir)
 
+  def fitted(self, data_dir: str) -> "Mixture":
+    """This mixture of parts that are `fitted`."""
+    parts = [task.fitted(data_dir) for task in self.tasks]
+    return dataclasses.replace(self, tasks=parts)
+
   def documents(self, split: str) -> Iterator[str]:
     """Documents of each part in turn, until one part runs out."""
     return itertools.chain.from_iterable(

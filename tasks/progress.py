@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -47,7 +47,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
   def __enter__(self) -> "Progress":
     if self._bar:
       self._bar.activity = ("starting", time.monotonic())
-      self.advance(self._done)
+      self._move(self._done)
       self._bar.live.start()
     return self
 
@@ -80,7 +80,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
     self._seconds_left = seconds_left
     if self._bar:
       self._bar.status, self._bar.activity = status, None
-      self.advance(done)
+      self._move(done)
     elif (
       done >= self._total
       or time.monotonic() - self._logged >= self._log_seconds
@@ -88,8 +88,13 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
       self._logged = time.monotonic()
       self.note(f"{self._count(done)}  {status}  {self._eta()}")
 
-  def advance(self, done: float) -> None:
-    """Moves the bar, and keeps the status; does nothing in a log."""
+  def follow(self, done: Callable[[], float]) -> None:
+    """Lets the bar ask for the units done whenever it is drawn."""
+    if self._bar:
+      self._bar.before_drawing = lambda: self._move(done())
+
+  def _move(self, done: float) -> None:
+    """Moves the bar, and keeps the status."""
     self._done = done
     if self._bar:
       share = done / self._total if self._total else 0.0
@@ -143,6 +148,7 @@ class _Bar:
     status: the line, unless there is an activity or an announcement.
     activity: what the work waits for, and since when; None if it does not.
     announcement: takes the line for good; "" for none.
+    before_drawing: called in the thread that draws.
     live: draws both, four times a second.
   """
 
@@ -150,6 +156,7 @@ class _Bar:
     self.status = "training"
     self.activity: tuple[str, float] | None = None
     self.announcement = ""
+    self.before_drawing: Callable[[], None] = lambda: None
     self._bar = RichProgress(
       BarColumn(bar_width=None),
       TextColumn("{task.percentage:>3.0f}%"),
@@ -159,7 +166,10 @@ class _Bar:
     )
     self._task = self._bar.add_task("", total=1.0)
     self.live = Live(
-      get_renderable=self._draw, console=console, refresh_per_second=4
+      get_renderable=self._draw,
+      console=console,
+      refresh_per_second=4,
+      transient=True,  # What is printed last, such as the result, stays last.
     )
 
   def show(self, head: str, share: float) -> None:
@@ -167,6 +177,7 @@ class _Bar:
     self._bar.update(self._task, description=head, completed=share)
 
   def _draw(self) -> Group:
+    self.before_drawing()
     line = self.status
     if self.activity:
       name, since = self.activity

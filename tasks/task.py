@@ -105,14 +105,15 @@ class TextTask:
       return None
     return self._open_vocabulary(self.vocabulary_path)
 
-  def fitted(self, folder: Path) -> "TextTask":
+  def fitted(self, data_dir: str) -> "TextTask":
     """This task with the size of the vocabulary that fits its text.
 
     Args:
-      folder: the task's folder, with its vocabulary.
+      data_dir: folder of all prepared tasks, with this one's vocabulary.
     """
     if not isinstance(self.vocabulary_size, AtMost):
       return self
+    folder = Path(data_dir).expanduser() / self.name
     found = vocabularies.open_vocabulary(
       folder / self.vocabulary_file, self.lower_case, extra_ids=self.extra_ids
     )

@@ -174,7 +174,7 @@ from raptr_jax.contracts import LayerDraw
 from raptr_jax.models.masked_stack import full_paths
 from tests import families, bert_test
 
-def told(function, *args):
+def report(function, *args):
   try:
     jax.eval_shape(function, *args)
   except (TypeError, ValueError) as error:
@@ -197,18 +197,18 @@ for model in models:
     for name, size in model.stacks.items()
   }
   old = jax.random.PRNGKey(0)
-  told(lambda p: model.loss_fn(p, short, paths, None), params)
-  told(lambda p: model.loss_fn(p, batch, first, None), params)
-  told(lambda p: model.loss_fn(p, batch, paths, old), params)
-  told(lambda p: model.score_batch(p, short, paths), params)
-  told(lambda p: model.score_batch(p, batch, {"x": first}), params)
+  report(lambda p: model.loss_fn(p, short, paths, None), params)
+  report(lambda p: model.loss_fn(p, batch, first, None), params)
+  report(lambda p: model.loss_fn(p, batch, paths, old), params)
+  report(lambda p: model.score_batch(p, short, paths), params)
+  report(lambda p: model.score_batch(p, batch, {"x": first}), params)
   if model is models[0]:
     continue
   tokens, lengths = np.ones((2, 3), np.int32), np.ones(2, np.int32)
-  told(lambda p: model.start(p, tokens, lengths, masks, 4), params)
-  told(lambda p: model.start(p, tokens, lengths[:1], paths, 4), params)
-  told(lambda p: model.extend(p, lengths, {}, masks), params)
-  told(lambda p: model.extend(p, tokens, {}, paths), params)
+  report(lambda p: model.start(p, tokens, lengths, masks, 4), params)
+  report(lambda p: model.start(p, tokens, lengths[:1], paths, 4), params)
+  report(lambda p: model.extend(p, lengths, {}, masks), params)
+  report(lambda p: model.extend(p, tokens, {}, paths), params)
 """
 
 

@@ -63,6 +63,23 @@ def test_other_names_are_no_attributes():
     _ = raptr_jax.x
 
 
+def test_a_misspelled_name_is_corrected():
+  program = "import raptr_jax; raptr_jax.Experimnt"
+  result = subprocess.run(
+    [sys.executable, "-c", program],
+    cwd=FILE.parent.parent,
+    capture_output=True,
+    text=True,
+  )
+  assert "Did you mean: 'Experiment'?" in result.stderr
+
+
+def test_completion_offers_no_names_that_only_this_module_uses():
+  offered = {name for name in dir(raptr_jax) if not name.startswith("__")}
+  assert set(raptr_jax.__all__) <= offered
+  assert not offered & {"Any", "TYPE_CHECKING", "importlib", "sys", "_HOMES"}
+
+
 def test_the_version_is_a_literal_that_a_regular_expression_finds():
   text = FILE.read_text("utf-8")
   (found,) = re.findall(r'^__version__ = "(.*)"$', text, flags=re.MULTILINE)

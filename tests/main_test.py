@@ -92,7 +92,7 @@ def test_modules_that_share_a_name_go_by_their_full_names(tmp_path):
 
 def test_an_unset_required_macro_is_named_with_its_flag():
   assert "MODEL_DIR must be set" in error_of()
-  assert "--gin.MODEL_DIR=..." in error_of()
+  assert "--gin.MODEL_DIR=\"'...'\"" in error_of()
 
 
 @pytest.mark.parametrize(
@@ -107,6 +107,12 @@ def test_an_unset_required_macro_is_named_with_its_flag():
     ("--gin.FLOP_FACTOR=True", "FLOP_FACTOR = True, expected float | None"),
     ("--gin.PATH_LENGTHS=3", "PATH_LENGTHS = 3, expected Iterable[float]"),
     ("--gin.PATH_LENGTHS=(3,", "expected a literal"),
+    ("--gin.PATH_LENGTHS=3,6", 'parentheses: --gin.PATH_LENGTHS="(3,6)"'),
+    ("--gin.OPTIMIZER='adamw'", "OPTIMIZER = 'adamw', expected Optimizer (for"),
+    ("--gin.POLICY=3", "POLICY = 3, expected Policy"),
+    ("--gin.LEARNING_RATE_SCHEDULE='linear'", "LEARNING_RATE_SCHEDULE = 'line"),
+    ("--gin.optim.adamw.b2=%beta", "beta must be set: add --gin.beta="),
+    ("--gin.optim.adamw.b2=%gin.REQUIRED", "adamw.b2"),
     ("--gin.optim.adamw.b2='x'", "optim.adamw.b2 = 'x', expected float"),
     ("--gin.optim.adamw.beta=1", "beta"),
     ("--gin.policies.raptor.x=1", "raptor"),
@@ -198,6 +204,20 @@ def test_the_help_describes_every_flag_and_exit_code(capsys):
   assert max(map(len, text.splitlines())) <= 80
 
 
+def test_a_run_that_exists_does_not_get_other_tokens(
+  arguments, copy, tmp_path, capsys
+):
+  """Its vocabulary is gone; one trained now might have other ids."""
+  argv = [a for a in arguments if "DATA_DIR" not in a]
+  argv += [f"--gin.DATA_DIR='{tmp_path / 'none'}'", f"--gin.MODEL_DIR='{copy}'"]
+  for mode in ("train", "eval"):
+    with pytest.raises(SystemExit) as info:
+      main.main([*argv, f"--run_mode={mode}"])
+    assert info.value.code == 2
+    assert "raptr --run_mode=prepare" in capsys.readouterr().err
+  assert not (tmp_path / "none").exists()
+
+
 def test_text_that_takes_long_to_prepare_is_not_prepared_unasked(
   tmp_path, capsys, monkeypatch
 ):
@@ -215,9 +235,12 @@ def test_the_resolved_configuration_says_who_set_what(tmp_path):
     "include 'experiments/quickstart_bert_raptr.gin'\n"
     "TRAIN_STEPS = 5\nBATCH_SIZE = 6\n"
     "optim.adamw.b1 = 0.8\noptim.adamw.b2 = 0.999\n"
+    "import raptr_jax.training.optim\n"
+    "raptr_jax.training.optim.adamw.epsilon = 1e-5\n"
   )
   files = [str(tmp_path / "mine.gin")]
-  overrides = ["--gin.MODEL_DIR='x'", "--gin.BATCH_SIZE=7"]
+  epsilon = "--gin.optim.adamw.epsilon=1e-6"
+  overrides = ["--gin.MODEL_DIR='x'", "--gin.BATCH_SIZE=7", epsilon]
   main.configure([f"--gin_file={files[0]}", *overrides])
   lines = list(resolved_lines(files, overrides))
   assert max(len(line) for line in lines if str(tmp_path) not in line) <= 80
@@ -233,6 +256,7 @@ def test_the_resolved_configuration_says_who_set_what(tmp_path):
   assert found["WARMUP_STEPS"][0] == "experiments/quickstart_bert_raptr.gin"
   assert found["DATA_DIR"][0] == "data/text_task.gin"
   assert found["optim.adamw.b1"] == (files[0], "6", "0.8")
+  assert found["optim.adamw.epsilon"] == ("command line", "", "1e-06")
   assert "optim.adamw.b2" not in found  # Its default.
   used = set(re.findall(r"^([A-Z_]+) = ", gin.config_str(), re.MULTILINE))
   assert used == {name for name in found if name.isupper()}
@@ -305,7 +329,10 @@ def test_from_a_folder_of_text_to_a_summary(arguments, trained, capsys):
 def test_a_run_that_a_signal_stopped_ends_with_its_code(
   number, code, arguments, trained, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(loop, "train", lambda *_: Stopped(3, number))
+  def stopped(*_):
+    raise Stopped(3, number)
+
+  monkeypatch.setattr(loop, "train", stopped)
   with pytest.raises(SystemExit) as info:
     main.main([*arguments, f"--gin.MODEL_DIR='{tmp_path}'"])
   assert info.value.code == code
@@ -348,7 +375,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
 def test_a_dry_run_prints_the_solved_number_and_both_factors(
   capsys, tmp_path, monkeypatch
 ):
-  monkeypatch.chdir(tmp_path)  # Where no data is arguments.
+  monkeypatch.chdir(tmp_path)  # Where no data is prepared.
   main.main(
     [
       "--gin_file=experiments/quickstart_bert_raptr.gin",

@@ -65,6 +65,8 @@ def test_draws_are_taken_as_they_are():
     (ONE, [0, 6], ValueError, r"layers \[0, 6\], .* 0 to 5"),
     (ONE, [3, 1], ValueError, r"layers \[3, 1\], expected ascending"),
     (ONE, [0.5], TypeError, r"layers = \[0.5\], expected a number"),
+    (ONE, True, TypeError, "layers = True, expected a number"),
+    (ONE, np.arange(6) > 3, TypeError, r"a mask, expected .* run: \[4, 5\]"),
     (ONE, "six", TypeError, "layers = 'six', expected a number"),
     (TWO, {"stack": 2}, ValueError, r"for the stacks \['stack'\], but"),
     (TWO, {"encoder": 2}, ValueError, r"for the stacks \['encoder'\], but"),

@@ -9,8 +9,8 @@ from raptr_jax.main import prepare_main
 from raptr_jax.tasks import files
 from raptr_jax.tasks.prepared import prepare as preparation
 from raptr_jax.tasks.prepared import records
-from raptr_jax.tasks.prepared.folder import UNFINISHED
 from raptr_jax.tasks.prepared.prepare import prepare
+from raptr_jax.tasks.prepared.state import UNFINISHED
 from raptr_jax.tasks.text import sources
 from raptr_jax.tasks.text.vocabularies import SentencePieceVocabulary
 from raptr_jax.tasks.text.vocabulary import AtMost
@@ -211,11 +211,11 @@ def test_unfinished_work_with_the_same_settings_is_taken_up(
   _prepare(make_task(corpus), copy)
   assert _files(folder) == _files(finished)
   assert kept.stat().st_mtime_ns == time
-  assert "starting again" not in capsys.readouterr().out
+  assert "starting over" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-  ("changes", "lengths", "told"),
+  ("changes", "lengths", "reported"),
   [
     ({}, {"inputs": 16}, "'inputs': 32}, but now feature_lengths={'inputs'"),
     ({"vocabulary_size": 700}, LENGTHS, "=600, but now vocabulary_size=700"),
@@ -223,7 +223,7 @@ def test_unfinished_work_with_the_same_settings_is_taken_up(
   ],
 )
 def test_unfinished_work_with_other_settings_is_thrown_away(
-  copy, corpus, tmp_path_factory, capsys, changes, lengths, told
+  copy, corpus, tmp_path_factory, capsys, changes, lengths, reported
 ):
   folder = copy / "small_bert"
   _unfinish(folder)
@@ -233,9 +233,9 @@ def test_unfinished_work_with_other_settings_is_thrown_away(
   (line,) = (
     line
     for line in capsys.readouterr().out.splitlines()
-    if "starting again" in line
+    if "starting over" in line
   )
-  assert told in line
+  assert reported in line
   (folder / "mine.txt").unlink()
   afresh = tmp_path_factory.mktemp("afresh")
   _prepare(task, afresh, lengths)

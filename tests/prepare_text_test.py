@@ -69,8 +69,8 @@ def test_small_text_is_prepared_and_read_as_it_is(text, tmp_path, capsys, kind):
   lines = capsys.readouterr().out.splitlines()
   assert f"{text}: 3 files read" in lines
   assert (
-    f"VOCABULARY_SIZE: {size} ids, all that this text can fill (at most 8,192 "
-    "by default)" in lines
+    f"VOCABULARY_SIZE: {size} ids, as many as this text supports (limit 8,192)"
+    in lines
   )
   assert len(lines) <= 25
   assert max(map(len, lines)) <= 100
@@ -97,8 +97,9 @@ def test_small_text_is_prepared_and_read_as_it_is(text, tmp_path, capsys, kind):
   assert {len(feature) for feature in batch.values()} == {32}
   assert max(batch["targets"].max(), batch["tokens"].max()) < size
   # The same call again finds it complete.
-  do_prepare(task, lengths, tmp_path)
+  fitted = prepare(task=task, feature_lengths=lengths, data_dir=str(tmp_path))
   assert capsys.readouterr().out.splitlines()[1:] == [f"{folder} is complete"]
+  assert fitted == dataclasses.replace(task, vocabulary_size=size)
 
 
 def test_the_smallest_text_is_enough(tmp_path):
@@ -132,7 +133,7 @@ def test_an_explicit_size_is_strict(text, tmp_path):
     do_prepare(strict, lengths, tmp_path)
 
 
-def test_a_bound_below_the_prepared_size_is_told(text, tmp_path):
+def test_a_bound_below_the_prepared_size_is_refused(text, tmp_path):
   task, lengths = make(text)
   do_prepare(task, lengths, tmp_path)
   task, _ = make(text, size=AtMost(300))

@@ -141,8 +141,8 @@ def test_a_batch_larger_than_an_epoch_reads_its_rows_again(make, capsys):
   batch_size = 5 * size // 2
   assert "reads every row" not in capsys.readouterr().out
   large = make(split="validation", batch_size=batch_size)
-  told = f"validation of small_bert: {size} rows, so each batch of {batch_size}"
-  assert capsys.readouterr().out.count(told) == 1
+  line = f"validation of small_bert: {size} rows, so each batch of {batch_size}"
+  assert capsys.readouterr().out.count(line) == 1
   batches = take(large, 3)
   assert capsys.readouterr().out == ""  # Not for every batch.
   # Example i of batch b is at position b * batch_size + i, as ever.

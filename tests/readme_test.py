@@ -161,15 +161,3 @@ def test_names_in_python_blocks_exist():
         assert node.attr in raptr_jax.__all__, node.attr
       elif owner == "run":
         assert node.attr in attributes, node.attr
-
-
-def test_the_method_that_contributing_shows_works():
-  from raptr_jax.methods import policies
-
-  code = re.search(r"```python\n(.*?)```", PAGES["CONTRIBUTING.md"], re.DOTALL)
-  assert code
-  scope = dict(vars(policies))
-  exec(code.group(1), scope)
-  policy = scope["triangle"](num_layers=4, shortest=2, total_steps=10)
-  assert policy.keep_probabilities(0).tolist() == [1, 1, 0, 0]
-  assert policy.keep_probabilities(10).tolist() == [1, 1, 1, 1]

@@ -204,7 +204,7 @@ def test_a_log_tells_what_the_run_waits_for_and_a_signal(tmp_path, capfd):
     with run.activity("evaluating", in_log=False):
       pass
     run.announce("stopping")
-    run.advance(7)
+    run.follow(lambda: 7)
   out, err = capfd.readouterr()
   assert out == "compiling ...\n"
   assert err == "stopping\n"
@@ -228,7 +228,7 @@ def test_terminal_shows_a_bar_and_the_same_numbers(tmp_path, monkeypatch):
     run.note("compiled [bold]")
     run.train(10, train_entry(stage=2))
     run._progress._bar.live.refresh()
-    run.advance(11)
+    run.follow(lambda: 11)
     with run.activity("compiling", in_log=True):
       run._progress._bar.live.refresh()
     run.announce("stopping after this step")

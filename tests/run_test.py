@@ -110,6 +110,19 @@ def test_two_runs_are_loaded_side_by_side(runs, folder):
   assert Path(bert.experiment.model_dir) == folder / "runs" / "bert"
 
 
+def test_runs_and_plans_are_shown_in_a_line(runs, folder):
+  run = runs["decoder"]
+  size = sum(x.size for x in jax.tree.leaves(run.params))
+  place = str(folder / "runs" / "decoder")
+  assert repr(run) == (
+    f"Run({place!r}, DecoderLM, 3 layers, {size:,} parameters, step 8)"
+  )
+  factor = run.plan.flop_factor_nominal
+  assert repr(run.plan) == (
+    f"Plan(8 steps, 2 stages, 3 layers, FLOP factor {factor:.3f})"
+  )
+
+
 def test_a_name_relative_to_the_current_folder_will_do(folder, monkeypatch):
   monkeypatch.chdir(folder / "runs")
   assert raptr_jax.load("bert", step=4).step == 4
@@ -226,6 +239,21 @@ def test_a_long_text_is_cut_and_an_empty_one_has_no_loss(runs):
   assert np.isnan(losses[0]) and np.isfinite(losses[1:]).all()
   with pytest.raises(ValueError, match="no token to predict"):
     run.loss(["", ""])
+  with pytest.raises(ValueError, match="texts is empty"):
+    run.loss([])
+
+
+def test_what_is_no_text_is_told_in_a_sentence(runs):
+  for kind, method, name in (
+    ("bert", "loss", "texts"),
+    ("bert", "losses", "texts"),
+    ("decoder", "write", "prompt"),
+  ):
+    for given in (3, [b"In the"], [TEXTS]):
+      with pytest.raises(TypeError, match=f"^{name} = .*, expected a text"):
+        getattr(runs[kind], method)(given)
+  with pytest.raises(TypeError, match=r"text = \['In the.*expected one text"):
+    runs["bert"].fill(["In the [MASK]"])
 
 
 @pytest.fixture
@@ -261,6 +289,9 @@ def test_what_is_drawn_depends_on_the_seed_alone(runs, verbatim):
   assert drawn(TEXTS[0]) == texts[0]
   with pytest.raises(ValueError, match=r"Decoding\.top_p = 2"):
     drawn(prompts, top_p=2)
+  for count in (0, -3):
+    with pytest.raises(ValueError, match=rf"max_new_tokens = {count}, .* 1"):
+      drawn(prompts, max_new_tokens=count)
 
 
 def test_a_bert_fills_masks_and_does_not_write(runs):
@@ -275,6 +306,12 @@ def test_a_bert_fills_masks_and_does_not_write(runs):
     assert chances == sorted(chances, reverse=True)
   assert run.fill(text, top=2) == [first[:2], second[:2]]
   assert run.fill(text, layers=2, top=600)[0] != first
+  # The start of a word, and special tokens, have no text of their own.
+  words = [word for word, _ in first]
+  assert "" not in words and {"▁", "[MASK]", "the"} < set(words)
+  for top in (0, 601):
+    with pytest.raises(ValueError, match=f"top = {top}, expected 1 to 600"):
+      run.fill(text, top=top)
   with pytest.raises(ValueError, match=r"has no \[MASK\]"):
     run.fill("In the beginning")
   with pytest.raises(ValueError, match=r"DecoderLM does not fill \[MASK\]"):

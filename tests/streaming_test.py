@@ -164,12 +164,12 @@ def test_a_batch_larger_than_an_epoch_streams_as_prepared(
   ).num_examples
   arguments = {"split": "validation", "batch_size": size + 8}
   prepared = _dataset(PreparedDataset, task, data_dir, **arguments)
-  told = f"validation of small_bert: {size} rows, so each batch of {size + 8} "
-  assert told in capsys.readouterr().out
+  line = f"validation of small_bert: {size} rows, so each batch of {size + 8} "
+  assert line in capsys.readouterr().out
   streamed = _dataset(StreamingDataset, task, data_dir, **arguments)
   assert_batches_equal(take(streamed, 2), take(prepared, 2))
   take(streamed, 1)
-  assert capsys.readouterr().out.count(told) == 1
+  assert capsys.readouterr().out.count(line) == 1
 
 
 def test_a_stream_without_rows_is_refused(task, data_dir, monkeypatch):

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -114,11 +115,40 @@ def test_a_signal_saves_and_a_new_start_goes_on(
         yield batch
 
   stopped = make_experiment(tmp_path, train_dataset=Signalling())
-  assert train(stopped) == Stopped(7, signal_number)
+  with pytest.raises(Stopped, match="after step 7") as info:
+    train(stopped)
+  assert (info.value.step, info.value.signal_number) == (7, signal_number)
   assert not (tmp_path / "summary.json").exists()
   with stopped.checkpointer.open(tmp_path) as checkpoints:
     assert checkpoints.latest_step() == 7
   assert_it_ends_like(unbroken, make_experiment(tmp_path))
+
+
+def test_a_thread_trains_without_signals(tmp_path):
+  experiment = make_experiment(tmp_path, total_steps=3)
+  with ThreadPoolExecutor() as pool:
+    assert pool.submit(train, experiment).result()["steps"] == 3
+
+
+def test_another_model_in_the_folder_is_told_and_left(unbroken):
+  wider = make_experiment(
+    unbroken.model_dir, total_steps=13, model=make_model(embed_dim=24)
+  )
+  with pytest.raises(FileExistsError, match="has a checkpoint of another model"):
+    train(wider)
+  assert json.loads((Path(unbroken.model_dir) / "summary.json").read_text())
+
+
+def test_a_complete_run_says_which_changes_have_no_effect(tmp_path, capsys):
+  experiment = make_experiment(tmp_path, total_steps=3)
+  train(experiment, "LEARNING_RATE = 1\n")
+  capsys.readouterr()
+  train(experiment, "LEARNING_RATE = 1\n")
+  assert "no effect" not in capsys.readouterr().out
+  train(experiment, "LEARNING_RATE = 2\n")
+  out = capsys.readouterr().out
+  assert "no effect; set another MODEL_DIR" in out
+  assert "+LEARNING_RATE = 2" in out
 
 
 def make_stacking(model_dir, **overrides):

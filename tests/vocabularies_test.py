@@ -1,4 +1,6 @@
+import functools
 import itertools
+import re
 
 import pytest
 
@@ -108,11 +110,25 @@ def test_names_of_special_tokens_are_plain_text(model):
   assert not set(ids) & set(vocabulary.special_ids)
 
 
-@pytest.mark.parametrize("size", [60, 100_000])
-def test_size_that_does_not_suit_the_text_is_refused(tmp_path, size):
-  with pytest.raises(ValueError, match=rf"VOCABULARY_SIZE={size} .*--gin"):
-    train_sentencepiece(_documents(), size, tmp_path / "x.model")
+@pytest.mark.parametrize(
+  ("size", "limit"), [(60, "at least"), (100_000, "at most")]
+)
+def test_size_that_does_not_suit_the_text_is_refused(tmp_path, size, limit):
+  path, extra = tmp_path / "x.model", ["<extra_id_1>", "<extra_id_0>"]
+  documents = list(_documents())[:10]
+  train = functools.partial(
+    train_sentencepiece, documents, path=path, extra_pieces=extra
+  )
+  with pytest.raises(ValueError, match=f"VOCABULARY_SIZE={size} .*--gin") as e:
+    train(size=size)
+  assert "trainer_interface" not in str(e.value)
   assert not list(tmp_path.iterdir())
+  found = int(re.search(rf"{limit} (\d+) ids", str(e.value))[1])
+  beyond = found + (1 if limit == "at most" else -1)
+  with pytest.raises(ValueError, match="does not suit"):
+    train(size=beyond)
+  train(size=found)
+  assert open_vocabulary(path).size == found
 
 
 def test_no_text_is_refused(tmp_path):

@@ -1,19 +1,22 @@
 """The example that trains without gin: short, and it works."""
 
 import ast
+import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 import raptr_jax
 from raptr_jax.training.optim import adafactor, adamw
-from tests.small_task import write_corpus
+from tests.small_task import write_own_text
 
-SCRIPT = Path(__file__).parent.parent / "examples" / "train_without_gin.py"
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "examples" / "train_without_gin.py"
+PAGE = ROOT / "docs" / "from_python.md"
 TINY = {
-  "vocabulary_size=2048": "vocabulary_size=600",
-  "(2048, 6, 128, 2,": "(600, 6, 16, 2,",
+  "6, 128, 2,": "6, 16, 2,",
   '{"inputs": 64}': '{"inputs": 32}',
   "batch_size=32": "batch_size=8",
   "total_steps=300": "total_steps=4",
@@ -37,12 +40,22 @@ def test_the_script_has_less_than_20_lines_and_imports_one_package():
   assert [ast.unparse(node) for node in imports] == ["import raptr_jax as rj"]
 
 
-def test_the_script_trains_and_what_it_trained_can_be_used(
+def page_blocks():
+  """The blocks of Python on the page."""
+  text = PAGE.read_text("utf-8")
+  return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_the_page_shows_the_script():
+  assert code() in page_blocks()
+
+
+def test_the_script_trains_on_little_text_and_its_model_can_be_used(
   tmp_path, monkeypatch
 ):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(jax, "device_count", lambda: 1)  # Eight take longer.
-  write_corpus(tmp_path / "books")
+  write_own_text(tmp_path / "books")
   text = code()
   for old, new in TINY.items():
     assert old in text
@@ -52,6 +65,13 @@ def test_the_script_trains_and_what_it_trained_can_be_used(
   assert (tmp_path / "runs" / "books" / "summary.json").is_file()
   run = raptr_jax.Run.restore(names["experiment"], **names["data"])
   assert run.step == 4
+  size = run.vocabulary.size
+  assert size < 2048 and run.model.config.vocab_size == size
+  (by_hand,) = (block for block in page_blocks() if "jax.grad" in block)
+  exec(by_hand, names)
+  found = jax.tree.map(jnp.shape, names["gradient"])
+  assert found == jax.tree.map(jnp.shape, run.params)
+  assert any(x.any() for x in jax.tree.leaves(names["gradient"]))
   (slot,) = run.fill("In the [MASK] God created", layers=4)
   assert len(slot) == 5
 

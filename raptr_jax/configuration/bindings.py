@@ -1,11 +1,13 @@
 """What the parsed gin files bind: parameters and macros."""
 
 import dataclasses
-import re
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gin
+
+REQUIRED = "gin.REQUIRED"  # Marks a value that has to be set.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,21 +41,34 @@ class Binding:
 
 def bindings() -> Iterator[Binding]:
   """All bindings of parameters, in the order in which they were parsed."""
-  # Gin has no public way to list them.
-  for (scope, selector), parameters in gin.config._CONFIG.items():
-    if selector in ("gin.macro", "gin.constant"):
-      continue
-    for parameter, value in parameters.items():
-      yield Binding(
-        scope=scope, selector=selector, parameter=parameter, value=value
-      )
+  for (scope, selector), parameters in _config().items():
+    if selector not in ("gin.macro", "gin.constant"):
+      for parameter, value in parameters.items():
+        yield Binding(
+          scope=scope, selector=selector, parameter=parameter, value=value
+        )
 
 
-def macro_texts() -> dict[str, str]:
-  """All macros by name, with their values as gin writes them."""
-  pattern = r"^(\w+) = (.*(?:\n .*)*)$"
-  found = re.findall(pattern, gin.config_str(), flags=re.MULTILINE)
-  return {name: re.sub(r"(\\\n)?\s+", " ", value) for name, value in found}
+def macros() -> dict[str, Any]:
+  """The values of all macros by name; references stay references."""
+  return {
+    scope: parameters["value"]
+    for (scope, selector), parameters in _config().items()
+    if selector == "gin.macro"
+  }
+
+
+def used_macros() -> set[str]:
+  """The names of all macros that are referred to, whether set or not."""
+  references = gin.config.iterate_references(_config())
+  names = set(map(macro_of, references)) - {REQUIRED}
+  return {name for name in names if name is not None}
+
+
+def _config() -> Mapping[tuple[str, str], Mapping[str, Any]]:
+  """Values by (scope, selector) and parameter; gin has no public way to them."""
+  config: Mapping[tuple[str, str], Mapping[str, Any]] = gin.config._CONFIG
+  return config
 
 
 def macro_of(value: Any) -> str | None:
@@ -66,6 +81,13 @@ def macro_of(value: Any) -> str | None:
 
 def resolved(value: Any) -> Any:
   """A bound value; that of the macro, if it refers to one."""
-  while (name := macro_of(value)) is not None:
+  while (name := macro_of(value)) not in (None, REQUIRED):
     value = gin.query_parameter(f"%{name}")
   return value
+
+
+def default(binding: Binding) -> Any:
+  """The default of the bound parameter; `inspect.Parameter.empty` for none."""
+  signature = inspect.signature(gin.get_configurable(binding.selector))
+  found = signature.parameters.get(binding.parameter)
+  return found.default if found else inspect.Parameter.empty

@@ -9,7 +9,6 @@ import ast
 import copy
 import difflib
 import logging
-import re
 import tokenize
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +17,12 @@ from typing import Any
 
 import gin
 
-from raptr_jax.configuration.bindings import macro_texts
+from raptr_jax.configuration.bindings import (
+  REQUIRED,
+  macro_of,
+  macros,
+  used_macros,
+)
 from raptr_jax.configuration.errors import ConfigurationError, sentence
 from raptr_jax.configuration.value_types import accepts_text, check_types
 
@@ -71,10 +75,16 @@ def parse(
     _parse_override(override, imports)
   missing = _missing_macros()
   if missing:
-    example = " ".join(f"--gin.{name}=..." for name in missing)
+    example = " ".join(
+      f"--gin.{name}=" + ("\"'...'\"" if accepts_text(name) else "...")
+      for name in missing
+    )
     raise ConfigurationError(f"{', '.join(missing)} must be set: add {example}")
-  gin.finalize()
-  check_types()
+  try:
+    gin.finalize()
+    check_types()
+  except PARSE_ERRORS as error:
+    raise ConfigurationError(sentence(error)) from error
 
 
 def build(macro: str) -> Any:
@@ -104,7 +114,10 @@ def _check_literal(name: str, value: str) -> None:
   if set(value) & set("@%"):
     return
   try:
-    ast.literal_eval(value.strip())
+    if isinstance(ast.literal_eval(value.strip()), tuple) and value[0] != "(":
+      raise ConfigurationError(
+        f'--gin.{name}={value}: expected parentheses: --gin.{name}="({value})".'
+      )
   except (SyntaxError, ValueError) as error:
     if not set(value) & set("'\"()[]{}") and accepts_text(name):
       expected = (
@@ -122,17 +135,15 @@ def _check_literal(name: str, value: str) -> None:
 
 def _missing_macros() -> list[str]:
   """Macros that are required or used, but not set."""
-  known = macro_texts()
-  required = [name for name, value in known.items() if value == "%gin.REQUIRED"]
-  used = dict.fromkeys(re.findall(r"%([A-Z]\w+)", gin.config_str()))
-  return [*required, *(name for name in used if name not in known)]
+  known = macros()
+  required = [n for n, value in known.items() if macro_of(value) == REQUIRED]
+  return sorted([*required, *(used_macros() - known.keys())])
 
 
 def _check_macro(name: str) -> None:
   """Raises ConfigurationError unless the files set or use a macro."""
   # A file may use it and leave its value to the command line.
-  used = re.findall(r"%(\w+)", gin.config_str())
-  known = sorted({*macro_texts(), *used} - {"gin"})
+  known = sorted(macros().keys() | used_macros())
   if name not in known:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"expected one of {known}."

@@ -1,16 +1,14 @@
 """The resolved configuration: each value, and where it was set."""
 
 import dataclasses
-import inspect
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import gin
 from gin import config_parser
 
-from raptr_jax.configuration.bindings import bindings, macro_texts
+from raptr_jax.configuration.bindings import bindings, default, macros
 
 WIDTH = 80
 
@@ -42,16 +40,15 @@ def resolved_lines(
   origins = _origins(files, overrides)
   yield "MACROS, by the file that sets them"
   yield from _by_file(
-    (origins.get(name, UNKNOWN), name, text)
-    for name, text in macro_texts().items()
+    (origins.get(name, UNKNOWN), name, repr(value))
+    for name, value in macros().items()
   )
   yield ""
   yield "PARAMETERS that differ from their defaults, likewise"
   yield from _by_file(
     (_origin_of(binding.name, origins), binding.name, repr(binding.value))
     for binding in bindings()
-    if not binding.macro
-    and _default(binding.selector, binding.parameter) != binding.value
+    if not binding.macro and default(binding) != binding.value
   )
 
 
@@ -75,30 +72,29 @@ def _by_file(settings: Iterable[tuple[Origin, str, str]]) -> Iterator[str]:
       )
 
 
-def _origin_of(parameter: str, origins: Mapping[str, Origin]) -> Origin:
-  """Where a parameter was set; a file may name its module in full."""
-  for name, origin in origins.items():
-    if name == parameter or name.endswith(f".{parameter}"):
+def _origin_of(parameter: str, origins: dict[str, Origin]) -> Origin:
+  """Where a parameter was set last; a file may name its module in full."""
+  scope, _, name = parameter.rpartition("/")
+  for known, origin in reversed(origins.items()):
+    known_scope, _, known_name = known.rpartition("/")
+    full = f".{known_name}".endswith(f".{name}")
+    if full and known_scope == scope:
       return origin
   return UNKNOWN
-
-
-def _default(selector: str, parameter: str) -> Any:
-  """A parameter's default; a new object if it has none."""
-  signature = inspect.signature(gin.get_configurable(selector))
-  found = signature.parameters.get(parameter)
-  return found.default if found else object()
 
 
 def _origins(
   files: Sequence[str], overrides: Sequence[str]
 ) -> dict[str, Origin]:
   """Where each macro and parameter was set last, by its name."""
-  found: dict[str, Origin] = {}
-  for file in files:
-    found |= dict(_assignments(file))
+  settings = [setting for file in files for setting in _assignments(file)]
   for override in overrides:
-    found[override.removeprefix("--gin.").partition("=")[0]] = COMMAND_LINE
+    name = override.removeprefix("--gin.").partition("=")[0]
+    settings.append((name, COMMAND_LINE))
+  found: dict[str, Origin] = {}
+  for name, origin in settings:
+    found.pop(name, None)  # So that the last assignment comes last.
+    found[name] = origin
   return found
 
 

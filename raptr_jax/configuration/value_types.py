@@ -4,12 +4,17 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import gin
 
-from raptr_jax.configuration.bindings import Binding, bindings, resolved
+from raptr_jax.configuration.bindings import (
+  Binding,
+  bindings,
+  default,
+  resolved,
+)
 from raptr_jax.configuration.errors import ConfigurationError
 
 LITERALS = (bool, int, float, str, list, tuple, dict)
@@ -23,10 +28,10 @@ def check_types() -> None:
   """
   for binding in bindings():
     value, expected = resolved(binding.value), _annotation(binding)
-    if not _fits(value, expected):
+    if value != default(binding) and not _fits(value, expected):
       is_class = isinstance(expected, type) and not typing.get_args(expected)
       shown = expected.__name__ if is_class else str(expected)
-      shown = re.sub(r"\b(collections\.abc|typing)\.", "", shown)
+      shown = re.sub(r"\b(?:\w+\.)+(\w)", r"\1", shown)
       where = f" (for {binding.name})" if binding.macro else ""
       raise ConfigurationError(
         f"{binding.macro or binding.name} = {value!r}, expected"
@@ -83,4 +88,11 @@ def _fits(value: Any, expected: Any) -> bool:
     )
   if origin in (dict, Mapping):
     return isinstance(value, dict)
+  if origin is Callable:
+    return False
+  if inspect.isclass(expected):
+    try:
+      return isinstance(value, expected)
+    except TypeError:  # A protocol, which no literal satisfies.
+      return False
   return True

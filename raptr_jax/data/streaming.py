@@ -18,8 +18,8 @@ class StreamingDataset(TaskDataset):
 
   Every host runs the whole pipeline and keeps its part of each batch. Starting
   at batch n tokenises and drops all earlier rows: slow, but exact. One window
-  of rows is held in memory. A task without a given vocabulary uses the one that
-  its preparation has trained.
+  of rows is held in memory. A task without a given vocabulary uses the one
+  trained during preparation.
 
   Attributes:
     num_examples: None, since a stream does not know its length.

@@ -82,7 +82,7 @@ class TaskDataset:
     self._folder = Path(data_dir).expanduser() / task.name
     self._feature_lengths = dict(feature_lengths)
     self._split = split
-    self._told = False
+    self._warned = False
     self._part = HostPart.of(batch_size)
     self._order = Order(seed=seed, shuffle=shuffle, window=shuffle_window)
 
@@ -100,7 +100,7 @@ class TaskDataset:
     }
 
   def _check_size(self, num_rows: int) -> None:
-    """Tells once if an epoch is smaller than a batch, which then spans several.
+    """Warns once if an epoch is smaller than a batch, which then spans several.
 
     Raises:
       ValueError: an epoch has no rows.
@@ -110,8 +110,8 @@ class TaskDataset:
         f"the {self._split} split of {self._task.name} has no rows: provide "
         "more text"
       )
-    if num_rows < self.batch_size and not self._told:
-      self._told = True
+    if num_rows < self.batch_size and not self._warned:
+      self._warned = True
       if jax.process_index() == 0:
         rows = "1 row" if num_rows == 1 else f"{num_rows} rows"
         print(

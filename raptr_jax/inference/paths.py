@@ -54,10 +54,15 @@ def _path(stack: str, num_layers: int, layers: StackLayers) -> LayerPath:
     return layers.path()
   if layers is None:
     indices = np.arange(num_layers)
-  elif isinstance(layers, int | np.integer):
-    indices = _spread(stack, num_layers, int(layers))
+  elif isinstance(layers, int | np.integer) and not isinstance(layers, bool):
+    indices = _evenly_spaced(stack, num_layers, int(layers))
   else:
     indices = np.asarray(layers)
+  if indices.ndim and indices.dtype == bool:
+    raise TypeError(
+      f"layers = {indices.tolist()} is a mask, expected the indices of the"
+      f" layers that run: {np.flatnonzero(indices).tolist()}."
+    )
   if indices.ndim != 1 or not np.issubdtype(indices.dtype, np.integer):
     raise TypeError(
       f"layers = {layers!r}, expected a number of layers, their indices, or a"
@@ -66,8 +71,8 @@ def _path(stack: str, num_layers: int, layers: StackLayers) -> LayerPath:
   return LayerPath(indices.astype(np.int32), np.ones(len(indices), np.float32))
 
 
-def _spread(stack: str, num_layers: int, count: int) -> np.ndarray:
-  """So many layers at even distances, the first and the last among them."""
+def _evenly_spaced(stack: str, num_layers: int, count: int) -> np.ndarray:
+  """`count` evenly spaced layers, the first and the last among them."""
   if not 1 <= count <= num_layers:
     raise ValueError(
       f"layers = {count}, expected 1 to {num_layers}, the layers of the stack"

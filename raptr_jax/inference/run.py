@@ -1,4 +1,4 @@
-"""A trained run at work, as a notebook has it: it writes, fills, and scores."""
+"""A trained run, loaded into Python to write, fill masks and score text."""
 
 import dataclasses
 import functools
@@ -10,20 +10,17 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from raptr_jax.contracts import (
-  Batch,
-  DeviceBatch,
-  Draws,
-  LayerPath,
-  Model,
-  Params,
-)
+from raptr_jax.contracts import Batch, LayerPath, Model, Params
 from raptr_jax.inference.decoding import Decoding
 from raptr_jax.inference.generate import Generator
 from raptr_jax.inference.masked_words import fill_masks
 from raptr_jax.inference.paths import Layers, choose_paths
 from raptr_jax.inference.run_config import configured_run
-from raptr_jax.inference.text_losses import TextCorruption, text_losses
+from raptr_jax.inference.text_losses import (
+  TextCorruption,
+  text_list,
+  text_losses,
+)
 from raptr_jax.inference.text_predictor import TextPredictor
 from raptr_jax.inference.trained_params import trained_params
 from raptr_jax.models.bert import BertMaskedLM
@@ -37,7 +34,7 @@ from raptr_jax.training.plan import Plan, make_plan
 BATCH_SIZE = 8  # Texts at once, or the next multiple of the devices.
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Run:
   """A run's model with its trained parameters; `load` makes one.
 
@@ -51,8 +48,8 @@ class Run:
     vocabulary: turns text into tokens and back.
     params: parameters without boxes.
     step: number of steps after which they were saved.
-    config: values of the run's macros by name, such as TRAIN_STEPS. What a file
-      builds is text: "@optim.adamw()". Empty for a run without config.gin.
+    config: values of the run's macros by name, such as TRAIN_STEPS. References
+      are kept as text: "@optim.adamw()". Empty for a run without config.gin.
   """
 
   experiment: Experiment
@@ -90,6 +87,14 @@ class Run:
       params=params,
       step=step,
       config=config or {},
+    )
+
+  def __repr__(self) -> str:
+    layers = sum(self.model.stacks.values())
+    size = sum(x.size for x in jax.tree.leaves(self.params))
+    return (
+      f"Run({self.experiment.model_dir!r}, {type(self.model).__name__},"
+      f" {layers} layers, {size:,} parameters, step {self.step})"
     )
 
   @property
@@ -136,9 +141,12 @@ class Run:
       seed: of the corruption.
 
     Raises:
+      TypeError: `texts` is no text and no sequence of texts.
       ValueError: there is no target, since all texts are too short.
     """
     loss, weight = self._text_losses(texts, layers, repeats, seed)
+    if not weight.size:
+      raise ValueError("texts is empty, expected at least one text.")
     if not weight.sum():
       raise ValueError(
         "The texts have no token to predict, expected longer ones or more"
@@ -201,11 +209,13 @@ class Run:
         without them, the most likely token is taken.
 
     Raises:
+      TypeError: `prompt` is no text and no sequence of texts.
       ValueError: the model does not write, or a field is out of range.
     """
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    prompts = text_list("prompt", prompt)
+    chosen = Decoding(max_new_tokens=max_new_tokens, **decoding)
     # The first token is the sentinel that stands for what is written.
-    chosen = Decoding(max_new_tokens=max_new_tokens + 1, **decoding)
+    chosen = dataclasses.replace(chosen, max_new_tokens=max_new_tokens + 1)
     predictor = self._predictor(self.path(layers))
     texts = predictor.write(prompts, chosen, seed=seed)
     return texts[0] if isinstance(prompt, str) else texts
@@ -221,19 +231,14 @@ class Run:
       top: number of tokens to list.
 
     Returns:
-      For each [MASK], the likeliest tokens and their probabilities.
+      For each [MASK], the likeliest tokens and their probabilities; "▁" is the
+      start of a word that further tokens spell.
 
     Raises:
       ValueError: the model is no BERT, or the text has no [MASK].
     """
-    model = self.model
-    if not isinstance(model, BertMaskedLM):
-      raise ValueError(
-        f"{type(model).__name__} does not fill [MASK], which only BertMaskedLM"
-        " does: have it write(prompt)."
-      )
     return fill_masks(
-      model,
+      self.model,
       self.params,
       text,
       self.path(layers),
@@ -246,13 +251,8 @@ class Run:
 
   @functools.cached_property
   def _score(self) -> Any:
-    def score_batch(
-      params: Params, batch: DeviceBatch, draws: Draws
-    ) -> jax.Array:
-      return self.model.score_batch(params, batch, draws)
-
     replicated = self.experiment.partitioner.replicated
-    return jax.jit(score_batch, out_shardings=replicated)
+    return jax.jit(self.model.score_batch, out_shardings=replicated)
 
   def _text_losses(
     self, texts: str | Sequence[str], layers: Layers, repeats: int, seed: int
@@ -273,7 +273,7 @@ class Run:
       seed=seed,
     )
     return text_losses(
-      [texts] if isinstance(texts, str) else texts,
+      text_list("texts", texts),
       corruption,
       score,
       batch_size=self._batch_size,
@@ -318,7 +318,7 @@ def load(
   step: int | None = None,
   data_dir: str | Path | None = None,
 ) -> Run:
-  """The run in a folder, whichever the current folder is.
+  """The run in a folder, from any working directory.
 
     run = raptr_jax.load("runs/decoder")
     run.write("In the beginning", layers=4)
@@ -331,7 +331,7 @@ def load(
     step: of the checkpoint; None for the latest.
     data_dir: folder of all prepared tasks, for the vocabulary. None for the
       run's own DATA_DIR; a relative one is looked for where the run was
-      started, as its MODEL_DIR tells, and in the current folder.
+      started, as its MODEL_DIR shows, and in the current folder.
 
   Raises:
     ConfigurationError: the run's config.gin cannot be built any more.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raptr_jax.configuration import configure
-from raptr_jax.configuration.bindings import macro_texts
+from raptr_jax.configuration.bindings import macros, resolved
 from raptr_jax.reports.run_files import CONFIG_FILE
 from raptr_jax.tasks.mixture import Mixture
 from raptr_jax.tasks.task import TextTask
@@ -62,44 +62,47 @@ def configured_run(
       f"'{folder}' {found}, expected the MODEL_DIR of a trained run."
     )
   configure.parse([str(config)])
-  macros = _values(macro_texts())
-  missing = [name for name in PARTS if name not in macros]
+  values = {name: _shown(resolved(value)) for name, value in macros().items()}
+  missing = [name for name in PARTS if name not in values]
   if missing:
     raise ValueError(
       f"'{config}' does not set {', '.join(missing)}, expected a run that was"
       " started with gin files: call raptr_jax.Run.restore for one that was"
       " built in Python."
     )
-  own_dir = str(macros.get("DATA_DIR", "data"))
+  own_dir = values.get("DATA_DIR", "data")
   if data_dir is None:
-    folders = list(_places(folder, str(macros.get("MODEL_DIR")), own_dir))
+    folders = list(_places(folder, values.get("MODEL_DIR", ""), own_dir))
   else:
     folders = [Path(data_dir).expanduser().resolve()]
-  found_dir = _with_vocabulary(folders, configure.build("TASK"), own_dir)
-  overrides = {"MODEL_DIR": folder, "DATA_DIR": found_dir}
-  configure.parse(
-    [str(config)],
-    [f"--gin.{name}={str(path)!r}" for name, path in overrides.items()],
-  )
-  return ConfiguredRun(
-    **{field: configure.build(name) for name, field in PARTS.items()},
-    data_dir=found_dir,
-    macros=macros,
-  )
-
-
-def _values(texts: Mapping[str, str]) -> dict[str, Any]:
-  """Values of macros: Python's, where the text is one."""
-
-  def value(text: str) -> Any:
-    if text.removeprefix("%") in texts and text.startswith("%"):
-      return value(texts[text.removeprefix("%")])
+  for place in dict.fromkeys(folders):
+    # Configured for each place, since sizes may depend on what lies there.
+    paths = {"MODEL_DIR": folder, "DATA_DIR": place}
+    configure.parse(
+      [str(config)],
+      [f"--gin.{name}={str(path)!r}" for name, path in paths.items()],
+    )
+    parts = {field: configure.build(name) for name, field in PARTS.items()}
     try:
-      return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-      return text
+      parts["task"].vocabulary(str(place))
+    except FileNotFoundError:
+      continue
+    return ConfiguredRun(**parts, data_dir=place, macros=values)
+  places = " or ".join(f"'{place}'" for place in dict.fromkeys(folders))
+  raise FileNotFoundError(
+    f"The vocabulary of {configure.build('TASK').name} is not in {places}: pass"
+    f" data_dir=, the folder of prepared data, which the run had as DATA_DIR ="
+    f" '{own_dir}'."
+  )
 
-  return {name: value(text) for name, text in texts.items()}
+
+def _shown(value: Any) -> Any:
+  """A literal as it is; text for what a file builds."""
+  try:
+    ast.literal_eval(repr(value))
+  except (SyntaxError, ValueError):
+    return repr(value)
+  return value
 
 
 def _places(folder: Path, model_dir: str, data_dir: str) -> Iterator[Path]:
@@ -112,20 +115,3 @@ def _places(folder: Path, model_dir: str, data_dir: str) -> Iterator[Path]:
   if not Path(model_dir).is_absolute() and folder.parts[-len(tail) :] == tail:
     yield Path(*folder.parts[: -len(tail)]) / given
   yield Path.cwd() / given
-
-
-def _with_vocabulary(
-  folders: list[Path], task: TextTask | Mixture, data_dir: str
-) -> Path:
-  """The first folder that has the task's vocabulary."""
-  for folder in folders:
-    try:
-      task.vocabulary(str(folder))
-    except FileNotFoundError:
-      continue
-    return folder
-  places = " or ".join(f"'{folder}'" for folder in dict.fromkeys(folders))
-  raise FileNotFoundError(
-    f"The vocabulary of {task.name} is not in {places}: pass data_dir=, the"
-    f" folder of prepared data, which the run had as DATA_DIR = '{data_dir}'."
-  )

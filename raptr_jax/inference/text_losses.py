@@ -2,8 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -55,6 +55,26 @@ class TextCorruption:
         yield corrupt(row, rng)
 
 
+def text_list(name: str, given: str | Sequence[str]) -> list[str]:
+  """One text, or each of several, as a list.
+
+  Raises:
+    TypeError: it is neither; the message has the argument's name.
+  """
+  if isinstance(given, str):
+    return [given]
+  texts = list(given) if isinstance(given, Iterable) else [given]
+  if not all(isinstance(text, str) for text in texts):
+    raise TypeError(f"{name} = {given!r}, expected a text, or a list of texts.")
+  return texts
+
+
+def stack_rows(rows: Sequence[Example], batch_size: int) -> Batch:
+  """A batch of these examples, at least one; repeats the last to fill it up."""
+  full = [*rows, *[rows[-1]] * (batch_size - len(rows))]
+  return {name: np.stack([row[name] for row in full]) for name in full[0]}
+
+
 def text_losses(
   texts: Sequence[str],
   corruption: TextCorruption,
@@ -78,11 +98,7 @@ def text_losses(
   )
   while part := list(itertools.islice(examples, batch_size)):
     numbers = [number for number, _ in part]
-    rows = [example for _, example in part]
-    rows += rows[-1:] * (batch_size - len(rows))
-    batch: dict[str, Any] = {
-      name: np.stack([row[name] for row in rows]) for name in rows[0]
-    }
+    batch = stack_rows([example for _, example in part], batch_size)
     scores = np.asarray(score(batch), np.float64)[: len(part)]
     weights = batch["target_weights"].sum(-1)[: len(part)]
     np.add.at(loss, numbers, -scores)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from raptr_jax.contracts import Batch, LayerPath, Params
 from raptr_jax.inference.decoding import Decoding
 from raptr_jax.inference.generate import Generator, generate
+from raptr_jax.inference.text_losses import stack_rows
 from raptr_jax.tasks.objectives.denoising import hidden_spans
 from raptr_jax.tasks.objectives.layouts import Pair
 from raptr_jax.tasks.objectives.objective import GenerativeObjective
@@ -83,8 +84,7 @@ class TextPredictor:
     for lengths, numbers in self._batches(sizes):
       feature_lengths = dict(zip(layout.feature_names, lengths))
       rows = [self._row(pairs[number], feature_lengths) for number in numbers]
-      rows += rows[-1:] * (self.batch_size - len(rows))
-      batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+      batch = stack_rows(rows, self.batch_size)
       scores[numbers] = self._score(batch)[: len(numbers)]
       watch(len(numbers))
     return scores

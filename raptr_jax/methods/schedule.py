@@ -142,6 +142,11 @@ def _check_path_lengths(
 
 
 def _check_full_model_steps(full_model_steps: int, total_steps: int) -> None:
+  if total_steps < 1:
+    raise ValueError(
+      f"schedule.stage_schedule.total_steps = {total_steps} (TRAIN_STEPS),"
+      " expected at least 1."
+    )
   if not 0 <= full_model_steps < total_steps:
     raise ValueError(
       f"schedule.stage_schedule.full_model_steps = {full_model_steps}, expected"

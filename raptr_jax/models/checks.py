@@ -1,4 +1,4 @@
-"""What a model reads, checked at its door, with one sentence for each mistake.
+"""Validates the batches, draws and keys that a model is called with.
 
 The checks read only shapes and types, so that a compiled program pays nothing
 for them. They look at values only where these are at hand anyway: at the
@@ -72,7 +72,7 @@ def check_draws(draws: object, stacks: Mapping[str, int]) -> None:
     stacks: L of each stack.
 
   Raises:
-    TypeError: they are no mapping by stack, or of other types.
+    TypeError: they are not a mapping by stack, or hold other types.
     ValueError: they are for other stacks or another number of layers.
   """
   example = ", ".join(f"'{name}': ..." for name in stacks)
@@ -100,7 +100,7 @@ def check_draws(draws: object, stacks: Mapping[str, int]) -> None:
 
 
 def check_paths(paths: object, stacks: Mapping[str, int]) -> None:
-  """Like `check_draws`, for a model that writes: masks will not do.
+  """Like `check_draws`, for a model that writes: masks are not accepted.
 
   The shape of its cache depends on the number of kept layers, which is part of
   the type of a path alone.

@@ -275,9 +275,8 @@ class EncoderDecoder(nn.Module):
     dropout_key: DropoutKey = None,
   ) -> Encoded:
     """The encoder's output, which the decoder reads."""
-    keys = layers.split_key(
-      dropout_key, 3
-    )  # For embeddings, layers and output.
+    # For embeddings, layers and output.
+    keys = layers.split_key(dropout_key, 3)
     x = self._dropped(self.token_embedding(tokens), keys[0])
     places = jnp.arange(tokens.shape[1])
     position_bias = self.encoder_positions(places, places)

@@ -13,8 +13,8 @@ attention,
   block = 2 B T (4 D^2 + 2 D F) + 4 B T^2 D
 
 `other` is what every path pays: embeddings and head. A model of several stacks
-has a k and a block for each. A causal mask counts as full attention. A block of
-one's own counts as the one that it replaces, unless the model's `step_flops` is
+has a k and a block for each. A causal mask counts as full attention. A custom
+block is counted as the block it replaces, unless the model's `step_flops` is
 overridden.
 """
 

@@ -17,7 +17,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ class RunReport(contextlib.AbstractContextManager):
     self._replace(run_files.METRICS_FILE, "".join(lines))
 
   def __enter__(self) -> "RunReport":
-    from raptr_jax.tasks.progress import Progress
+    from raptr_jax.tasks.progress import Progress  # Imports rich.
 
     with contextlib.ExitStack() as stack:
       path = self._model_dir / run_files.METRICS_FILE
@@ -205,9 +205,9 @@ class RunReport(contextlib.AbstractContextManager):
     """Shows a text at once, even from a signal handler."""
     self._progress.announce(text)
 
-  def advance(self, step: int) -> None:
-    """Moves the progress bar to `step`, between two entries."""
-    self._progress.advance(step)
+  def follow(self, steps_done: Callable[[], int]) -> None:
+    """Lets the progress bar move between two entries."""
+    self._progress.follow(steps_done)
 
   def activity(
     self, name: str, *, in_log: bool
@@ -266,7 +266,7 @@ class SilentReport(contextlib.AbstractContextManager):
   def announce(self, text: str) -> None:
     pass
 
-  def advance(self, step: int) -> None:
+  def follow(self, steps_done: Callable[[], int]) -> None:
     pass
 
   def activity(
@@ -293,7 +293,8 @@ def _status(
 ) -> str:
   """The columns of a training entry; at most 80 characters with the count.
 
-  A log tells the stage by its paths, and prints evaluations as lines.
+  A log shows the stage through its path length, and prints evaluations as
+  lines.
   """
   speed = _thousands(entry["tokens_per_second"])
   columns = [

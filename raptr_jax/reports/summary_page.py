@@ -75,11 +75,15 @@ def _loss(value: float | None) -> str:
 
 
 def _short(fields: dict[str, Any]) -> dict[str, Any]:
-  """Fields, with floats rounded for reading."""
-  return {
-    name: f"{value:.5g}" if isinstance(value, float) else value
-    for name, value in fields.items()
-  }
+  """Fields, written for reading."""
+
+  def short(value: Any) -> Any:
+    if isinstance(value, dict):
+      parts = (f"{name} = {short(part)}" for name, part in value.items())
+      return ", ".join(parts) or "none"
+    return f"{value:.5g}" if isinstance(value, float) else value
+
+  return {name: short(value) for name, value in fields.items()}
 
 
 def _factor(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""`raptr new method|model|task NAME`: begins a file of one's own.
+"""`raptr new method|model|task NAME`: scaffolds a new module.
 
 Writes a small one that works at once, its gin file and its test, to be changed
 from there. No part of the package has to know of them.
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     argv: arguments after `raptr new`.
 
   Raises:
-    SystemExit: 2, after a message, if the name or the folder will not do.
+    SystemExit: 2, after a message, if the name or the folder is invalid.
   """
   parser = _parser()
   args = parser.parse_args(argv)

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 from pathlib import Path
 
+import jax
 import orbax.checkpoint as ocp
 
 from raptr_jax.contracts import Params
@@ -84,14 +85,18 @@ class CheckpointFolder:
     )
 
   def restore(self, abstract_state: TrainState) -> tuple[TrainState, Progress]:
-    """The latest state, placed like `abstract_state`, and its progress."""
-    restored = self._manager.restore(
-      self.latest_step(),
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract_state),
-        progress=ocp.args.JsonRestore(),
-      ),
+    """The latest state, placed like `abstract_state`, and its progress.
+
+    Raises:
+      FileExistsError: if it is the state of another model.
+    """
+    args = ocp.args.Composite(
+      state=ocp.args.StandardRestore(abstract_state),
+      progress=ocp.args.JsonRestore(),
     )
+    step = self.latest_step()
+    _check_shapes(Path(self._manager.directory), step, abstract_state.params)
+    restored = self._manager.restore(step, args=args)
     return restored["state"], restored["progress"]
 
   def restore_initial(self, abstract_params: Params) -> Params | None:
@@ -127,6 +132,7 @@ def restore_params(
 
   Raises:
     FileNotFoundError: if there are checkpoints, but none of this step.
+    FileExistsError: if they are of another model.
   """
   with _reader(Path(model_dir)) as manager:
     steps = sorted(manager.all_steps())
@@ -144,8 +150,40 @@ def restore_params(
       restore_args={"params": restore_args},
       partial_restore=True,
     )
+    _check_shapes(Path(manager.directory), step, abstract_params)
     restored = manager.restore(step, args=ocp.args.Composite(state=args))
     return restored["state"]["params"], step
+
+
+def has_checkpoint(model_dir: str | Path) -> bool:
+  """Whether a run has saved a checkpoint in its folder."""
+  with _reader(Path(model_dir)) as manager:
+    return bool(manager.all_steps())
+
+
+def _check_shapes(folder: Path, step: int | None, params: Params) -> None:
+  """Raises FileExistsError unless a checkpoint has parameters of these shapes.
+
+  Orbax would say so, too, but in words of its own.
+  """
+  path = folder / str(step) / "state"
+  found = _shapes(ocp.PyTreeCheckpointHandler().metadata(path).tree["params"])
+  wanted = _shapes(params)
+  for name in sorted(found.keys() | wanted.keys()):
+    if found.get(name) != wanted.get(name):
+      raise FileExistsError(
+        f"MODEL_DIR = '{folder.parent}' has a checkpoint of another model:"
+        f" {name} has the shape {found.get(name)} there, but"
+        f" {wanted.get(name)} here. Set another MODEL_DIR, or undo the change."
+      )
+
+
+def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+    for path, leaf in leaves
+  }
 
 
 def _writer(model_dir: Path, max_to_keep: int) -> ocp.CheckpointManager:
@@ -160,10 +198,12 @@ def _reader(model_dir: Path) -> ocp.CheckpointManager:
   options = ocp.CheckpointManagerOptions(
     read_only=True, create=False, save_interval_steps=0
   )
-  logging.getLogger("absl").addFilter(_is_news)
   return ocp.CheckpointManager((model_dir / FOLDER).resolve(), options=options)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
+def _drop_read_only_warning(record: logging.LogRecord) -> bool:
   """False for Orbax's warning that a folder is read only, as it should be."""
   return "directory is read only" not in str(record.msg)
+
+
+logging.getLogger("absl").addFilter(_drop_read_only_warning)

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raptr_jax.methods.draws import as_executed, lowest_layers
+from raptr_jax.tasks.text.vocabulary import AtMost
 from raptr_jax.training import setup
 from raptr_jax.training.compiled_steps import abstract_draws
 from raptr_jax.training.experiment import Experiment
@@ -20,6 +21,7 @@ def print_plan(experiment: Experiment) -> None:
   abstract = setup.abstract_state(experiment)
   dense_step = plan.step_flops.step(plan.stacks)
   facts = {
+    **_vocabulary(experiment),
     "parameters": f"{setup.parameter_count(abstract.params):,}",
     "FLOPs of a dense step": f"{dense_step:.4g}",
     "FLOPs of the run": f"{plan.flops_spent(plan.total_steps):.4g}"
@@ -40,6 +42,14 @@ def print_plan(experiment: Experiment) -> None:
     console.print(f"{name:<35}{figure}")
 
 
+def _vocabulary(experiment: Experiment) -> dict[str, str]:
+  """A fact about a vocabulary whose size is not known yet."""
+  size = experiment.vocabulary_size
+  if not isinstance(size, AtMost):
+    return {}
+  return {"vocabulary": f"not trained yet; counted with its limit, {size:,}"}
+
+
 def _solved_for(experiment: Experiment) -> str:
   """The method's free number, if a FLOP factor has decided it."""
   solved_for = experiment.solved_for.items()
@@ -49,7 +59,7 @@ def _solved_for(experiment: Experiment) -> str:
 def _epochs(experiment: Experiment) -> str:
   size = experiment.train_dataset.num_examples
   if size is None:
-    return "unknown: the data is streamed, or not prepared yet"
+    return "unknown: streamed, or not prepared yet"
   examples = experiment.total_steps * experiment.train_dataset.batch_size
   return f"{examples / size:.2f} of {size:,} examples"
 

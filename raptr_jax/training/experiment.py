@@ -86,6 +86,10 @@ class Experiment:
   at_end: Sequence[AtEnd] = ()
 
   def __post_init__(self) -> None:
+    if not self.model_dir:
+      raise ValueError(
+        "MODEL_DIR = '', expected a folder: set --gin.MODEL_DIR=\"'runs/x'\"."
+      )
     if self.execution not in EXECUTIONS:
       raise ValueError(
         f"EXECUTION = {self.execution!r}, expected one of {EXECUTIONS}."
@@ -154,6 +158,14 @@ class Experiment:
       for name, value in policy.solved_for.items()
     }
 
+  @property
+  def vocabulary_size(self) -> int | None:
+    """V of the model; None if its config does not say."""
+    size: int | None = getattr(
+      getattr(self.model, "config", None), "vocab_size", None
+    )
+    return size
+
   def depths(self, step: int) -> dict[str, int]:
     """Layers that each stack has in a step: all, unless it is still growing."""
     return dict(self.model.stacks) | {
@@ -196,10 +208,16 @@ class Experiment:
 
     Raises:
       FileNotFoundError: if the data is not prepared.
-      ValueError: if the data does not fit the task.
+      ValueError: if the data does not fit the task or the model.
     """
     self.train_dataset.open()
     self.eval_dataset.open()
+    counts, size = self.train_dataset.unigram_counts, self.vocabulary_size
+    if size is not None and counts is not None and len(counts) > size:
+      raise ValueError(
+        f"The text has {len(counts)} token ids, but the model {size}: set"
+        " VOCABULARY_SIZE, or the model's vocab_size, for both."
+      )
     for end in self.at_end:
       end.open(self.model)
 

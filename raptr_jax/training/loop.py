@@ -18,8 +18,8 @@ from raptr_jax.training.state import TrainState
 from raptr_jax.training.summary import Summary, finish, finished_summary
 
 
-def train(experiment: Experiment, config: str = "") -> Summary | Stopped:
-  """Trains to the end, from the latest checkpoint in the run's folder.
+def train(experiment: Experiment, config: str = "") -> Summary:
+  """Trains to the end, from the latest checkpoint, and returns the summary.
 
   On a CPU, a run that was stopped and started again ends bit-identically to one
   that never stopped.
@@ -28,24 +28,22 @@ def train(experiment: Experiment, config: str = "") -> Summary | Stopped:
     experiment: the run.
     config: text that describes it, kept in its folder.
 
-  Returns:
-    The run's summary; `Stopped` if SIGTERM or SIGINT stopped the run.
-
   Raises:
-    FileExistsError: if the folder has a checkpoint past the run's end.
+    FileExistsError: if the folder has another model, or a longer run.
     FileNotFoundError: if the configured initial checkpoint does not exist.
     FloatingPointError: if a loss or a gradient is not finite.
+    Stopped: after SIGTERM or SIGINT, with a checkpoint saved.
   """
+  experiment.open()
   with contextlib.ExitStack() as stack:
     open_folder = experiment.checkpointer.open(experiment.model_dir)
     checkpoints = stack.enter_context(open_folder)
     start = checkpoints.latest_step() or 0
-    if (summary := finished_summary(experiment, start)) is not None:
+    if (summary := finished_summary(experiment, config, start)) is not None:
       return summary
 
     plan, evaluator = make_plan(experiment), held_out_evaluator(experiment)
     report = stack.enter_context(open_report(experiment, plan, start))
-    report.write_config(config)
     loop, state = _assemble(
       experiment,
       plan,
@@ -54,12 +52,12 @@ def train(experiment: Experiment, config: str = "") -> Summary | Stopped:
       evaluator=evaluator,
       checkpoints=checkpoints,
     )
+    report.write_config(config)  # Only now is it clear that the state fits.
     stack.enter_context(loop.compiled)
     with stop_signals(report.announce) as stop:
       state, step = loop.run(state, start, stop)
     if stop.signal_number is not None:
-      report.note(f"stopped after step {step}: run it again to resume")
-      return Stopped(step, stop.signal_number)
+      raise Stopped(step, stop.signal_number)
     return finish(experiment, loop.evaluator, loop.recorder, state)
 
 

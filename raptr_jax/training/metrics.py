@@ -27,6 +27,11 @@ class IntervalMeter:
     """Takes a step's metrics without waiting for them."""
     self._pending.append(metrics | {"path_length": path_length, "steps": 1})
 
+  def unfinished(self) -> int:
+    """Number of added steps that the device has yet to finish; never waits."""
+    losses = [metrics["loss"] for metrics in list(self._pending)]
+    return sum(not loss.is_ready() for loss in losses)  # type: ignore[union-attr]
+
   def sums(self) -> dict[str, float]:
     """All sums of the interval so far; waits for its steps.
 

@@ -1,8 +1,8 @@
 """What a run will do and what it will cost, known before its first step.
 
 Draws and learning rates are pure functions of the step, so a run can lay all
-of them out in advance. `python -m raptr_jax.main --dry_run` prints a plan; the
-loop takes its draws from one.
+of them out in advance. `raptr --run_mode=plan` prints a plan; the loop takes
+its draws from one.
 
 FLOP factors are dense FLOPs over this run's, as in the paper: 1.333 saves
 25.0 %. Nominal factors come from expected path lengths, spent ones from drawn
@@ -26,7 +26,7 @@ from raptr_jax.training.experiment import Experiment
 TOKENS = ("tokens", "encoder_tokens")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Plan:
   """A run, laid out over its N steps.
 
@@ -47,6 +47,13 @@ class Plan:
   step_flops: StepFlops
   batch_tokens: int
   stacks: Mapping[str, int]
+
+  def __repr__(self) -> str:
+    return (
+      f"Plan({self.total_steps:,} steps, {len(self.boundaries) + 1} stages,"
+      f" {self.num_layers} layers, FLOP factor"
+      f" {self.flop_factor_nominal:.3f})"
+    )
 
   @property
   def total_steps(self) -> int:

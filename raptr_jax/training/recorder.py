@@ -43,6 +43,7 @@ class Recorder:
     last_entry: step of the last entry.
     meter: sums since then.
     stopwatch: seconds of training, without other work.
+    last_added: steps that the device has been given.
   """
 
   plan: Plan
@@ -51,6 +52,7 @@ class Recorder:
   last_entry: int
   meter: IntervalMeter
   stopwatch: Stopwatch
+  last_added: int
 
   @classmethod
   def resume(
@@ -63,7 +65,7 @@ class Recorder:
     progress: Progress,
   ) -> "Recorder":
     """A recorder that continues at step `start` from `progress`."""
-    return cls(
+    recorder = cls(
       plan=plan,
       report=report,
       period=period,
@@ -72,7 +74,14 @@ class Recorder:
       stopwatch=Stopwatch(
         progress.get("train_seconds", 0.0), progress.get("lap_seconds", 0.0)
       ),
+      last_added=start,
     )
+    report.follow(recorder.steps_done)
+    return recorder
+
+  def steps_done(self) -> int:
+    """Steps that the device has finished; asks without waiting."""
+    return self.last_added - self.meter.unfinished()
 
   def progress(self) -> Progress:
     """What `resume` needs; waits for the device."""
@@ -85,7 +94,7 @@ class Recorder:
   def add(self, step: int, metrics: Metrics) -> None:
     """Takes the metrics of a step without waiting for them."""
     self.meter.add(metrics, int(self.plan.draws.path_lengths[step]))
-    self.report.advance(step + 1)
+    self.last_added = step + 1
 
   @contextlib.contextmanager
   def paused(self, activity: str, *, in_log: bool = False) -> Iterator[None]:

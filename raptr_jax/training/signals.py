@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -10,17 +11,20 @@ import jax
 from jax.experimental import multihost_utils
 
 
-@dataclasses.dataclass(frozen=True)
-class Stopped:
-  """How a run ended early, with a checkpoint saved.
+class Stopped(KeyboardInterrupt):
+  """A signal stopped a run early, which has saved a checkpoint.
+
+  A `KeyboardInterrupt`, so that a script or a notebook stops, too.
 
   Attributes:
     step: number of steps done.
-    signal_number: of the signal that stopped it: SIGINT or SIGTERM.
+    signal_number: SIGINT or SIGTERM.
   """
 
-  step: int
-  signal_number: int
+  def __init__(self, step: int, signal_number: int):
+    super().__init__(f"stopped after step {step}: run it again to resume")
+    self.step = step
+    self.signal_number = signal_number
 
 
 @dataclasses.dataclass
@@ -49,11 +53,14 @@ class StopRequest:
 def stop_signals(announce: Callable[[str], None]) -> Iterator[StopRequest]:
   """Turns the first SIGTERM or SIGINT into a request; a second one ends.
 
+  In a thread, which cannot handle signals, there is never a request.
+
   Args:
     announce: called in the signal's handler with a message for the user.
   """
   request = StopRequest()
-  if jax.process_count() > 1:
+  in_thread = threading.current_thread() is not threading.main_thread()
+  if in_thread or jax.process_count() > 1:
     yield request
     return
   names = (signal.SIGTERM, signal.SIGINT)

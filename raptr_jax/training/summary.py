@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from raptr_jax.reports.provenance import provenance
-from raptr_jax.reports.run_files import CURVES_FILE, PAGE_FILE, SUMMARY_FILE
+from raptr_jax.reports.run_files import (
+  CONFIG_FILE,
+  CURVES_FILE,
+  PAGE_FILE,
+  SUMMARY_FILE,
+  config_changes,
+)
 from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.held_out import HeldOutEvaluator
 from raptr_jax.training.plan import Plan
@@ -16,11 +22,14 @@ from raptr_jax.training.state import TrainState
 Summary: TypeAlias = dict[str, Any]  # What `summary.json` holds.
 
 
-def finished_summary(experiment: Experiment, start: int) -> Summary | None:
+def finished_summary(
+  experiment: Experiment, config: str, start: int
+) -> Summary | None:
   """The summary of a complete run; None if there is more to do.
 
   Args:
     experiment: the run.
+    config: text that describes it.
     start: step of its latest checkpoint.
 
   Raises:
@@ -40,6 +49,11 @@ def finished_summary(experiment: Experiment, start: int) -> Summary | None:
   if start < experiment.total_steps or not complete:
     return None
   print(f"complete: {path} has all {start} steps")
+  old = folder / CONFIG_FILE
+  changes = old.exists() and config_changes(old.read_text("utf-8"), config)
+  if changes:
+    print("  what has changed since has no effect; set another MODEL_DIR:")
+    print("\n".join(f"  {change}" for change in changes))
   summary: Summary = json.loads(path.read_text(encoding="utf-8"))
   return summary
 

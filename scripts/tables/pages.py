@@ -112,6 +112,8 @@ def _made_by(
   seeds = max(1, *(len(result.runs) for result in found.values()))
   flags = ["--table", table.flag or table.name, "--scale", setting.scale]
   flags += ["--seeds", str(seeds), *(["--tune"] if tune else [])]
+  if len(found) < len(table.rows):
+    flags += ["--only", *found]
   command = ["python", "scripts/reproduce.py", *flags, *setting.overrides]
   return f"Scale `{setting.scale}`, made by\n\n```bash\n{shell(command)}\n```"
 
@@ -196,7 +198,7 @@ def _commands(table: Table, found: Mapping[str, Result]) -> str:
     for result in found.values()
   ]
   head = (
-    "Prepare the data by running `scripts/prepare.py` with the same flags. For"
+    "Prepare the data by adding `--run_mode=prepare` to the same flags. For"
     " another seed change `RANDOM_SEED`."
   )
   return "\n\n".join([head, *blocks])

@@ -20,7 +20,7 @@ OWN_MACROS = (
   "FLOP_FACTOR", "PATH_LENGTHS", "STACKING_LENGTHS", "DOUBLING_LENGTHS",
   "SHALLOW_LAYERS",
 )  # fmt: skip
-# Macros that tell a scale where its inputs are.
+# Macros that say where the inputs of a scale are.
 INPUT_MACROS = ("TEXT_DIR", "VOCABULARY_PATH", "GITHUB_DIR", "DATA_DIR")
 LOG_FILE = "log.txt"
 SHOWN_LOG_LINES = 12

@@ -110,6 +110,21 @@ class Comparison:
   curves: tuple[str, ...] = ()
   verdicts: tuple[str, ...] = ()
 
+  def __post_init__(self) -> None:
+    names = [row.name for row in self.rows]
+    if len(set(names)) < len(names):
+      raise ValueError(f"The rows {names} share a name, and so their runs.")
+    if not self.references:
+      raise ValueError(
+        "references is empty, expected the names of rows, the first of which is"
+        " dense training at full FLOPs."
+      )
+    for name in (*self.references, *self.curves, *self.verdicts):
+      if name not in names:
+        raise ValueError(
+          f"A comparison names {name!r}, which is none of its rows {names}."
+        )
+
   @property
   def dense(self) -> Row:
     """The baseline of FLOP factors, speed-ups and learning rates."""

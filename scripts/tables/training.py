@@ -1,6 +1,7 @@
 """Trains the runs of a table that are missing, and reports after each one."""
 
 import contextlib
+import functools
 import os
 import signal
 import statistics
@@ -53,23 +54,20 @@ def train_rows(
   Raises:
     BlockingIOError: if another process is training one of the runs.
     KeyboardInterrupt: if a signal stopped it, or the current run.
-    RuntimeError: if the data could not be prepared.
+    ChildProcessError: if the data could not be prepared.
     ValueError: if a run was trained with another configuration than its row's.
   """
   failed: list[Run] = []
-
-  def wanted() -> list[Run]:
-    return wanted_runs(
-      setting, table, rows=rows, seeds=seeds, tune=tune, failed=failed
-    )
+  wanted = functools.partial(
+    wanted_runs, setting, table, rows=rows, seeds=seeds, tune=tune
+  )
 
   def queue() -> list[Run]:
-    return [r for r in wanted() if not r.is_finished and r not in failed]
+    runs = wanted(failed=failed)
+    return [r for r in runs if not r.is_finished and r not in failed]
 
   check_unchanged(wanted())
-  # All rows of a family read the same data.
-  for run in {run.row.family: run for run in queue()}.values():
-    prepare_data(run)
+  _prepare_all(queue())
   place = None
   with QueueProgress() as display:
     for note in untuned_notes(setting, table, rows=rows, tune=tune):
@@ -82,6 +80,12 @@ def train_rows(
       if place != before:
         display.note(f"results so far: {place}")
   return failed
+
+
+def _prepare_all(runs: Sequence[Run]) -> None:
+  """Prepares the data of all runs; the rows of a family read the same."""
+  for run in {run.row.family: run for run in runs}.values():
+    prepare_data(run)
 
 
 def _train_first(queue: Sequence[Run], display: "QueueProgress") -> bool:
@@ -122,11 +126,11 @@ def prepare_data(run: Run) -> None:
   """Prepares the data that a run reads; returns at once if they are there.
 
   Raises:
-    RuntimeError: if preparation failed, after it has printed why.
+    ChildProcessError: if preparation failed, after it has printed why.
   """
   command = [*PROGRAM, *run.arguments(), "--run_mode=prepare"]
   if subprocess.run(command, env=_environment(run.setting)).returncode:
-    raise RuntimeError("the data could not be prepared; see above")
+    raise ChildProcessError("the data could not be prepared; see above")
 
 
 def launch(run: Run, watch: Callable[[], None]) -> bool:

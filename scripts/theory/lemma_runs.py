@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from raptr_jax import main
-from raptr_jax.configuration.bindings import macro_texts
+from raptr_jax.configuration.bindings import macros
 from raptr_jax.configuration.configure import build
 from raptr_jax.contracts import Params
 from raptr_jax.reports.provenance import provenance
@@ -140,7 +140,7 @@ def measure_trained(depth: int, model_dir: Path) -> Record:
     }
 
   return {
-    "method": macro_texts()["POLICY"].strip("()").split(".")[-1],
+    "method": repr(macros()["POLICY"]).strip("()").split(".")[-1],
     "width": experiment.model.config.embed_dim,
     "steps": experiment.total_steps,
     "seed": experiment.random_seed,

@@ -55,35 +55,37 @@ def report(folder: Path, results: Path, command: str) -> Place:
   place = place_of(results, NAME, evidence)
   picture = place.page.with_suffix(".png")
   draw(picture, found)
-  pages.write_page(
-    place.page,
-    [
-      "# A polynomial of degrees 1 to"
-      f" {found['sizes']['max_degree']}: which are learned?",
-      f"```bash\n{command}\n```",
-      f"![Error of each degree over training]({picture.name})",
-      _explanation(found),
-      "## What came out",
-      findings(found),
-      "## Error of each degree after the last step",
-      error_table(found),
-      ERROR_NOTE,
-      "## Cost",
-      cost_table(found),
-      COST_NOTE,
-      "## Learning rate",
-      _learning_rates(found),
-      "## Where and when",
-      pages.provenance(
-        [found["provenance"]],
-        found["seeds"],
-        "seconds of all runs, including those for the learning rate:"
-        f" {found['seconds']:.0f}",
-      ),
-      evidence.comment(),
-    ],
-  )
+  parts = _page(found, command, picture.name)
+  pages.write_page(place.page, [*parts, evidence.comment()])
   return place
+
+
+def _page(found: Record, command: str, picture: str) -> list[str]:
+  """The paragraphs of the page, with the picture of this name."""
+  return [
+    "# A polynomial of degrees 1 to"
+    f" {found['sizes']['max_degree']}: which are learned?",
+    f"```bash\n{command}\n```",
+    f"![Error of each degree over training]({picture})",
+    _explanation(found),
+    "## What came out",
+    findings(found),
+    "## Error of each degree after the last step",
+    error_table(found),
+    ERROR_NOTE,
+    "## Cost",
+    cost_table(found),
+    COST_NOTE,
+    "## Learning rate",
+    _learning_rates(found),
+    "## Where and when",
+    pages.provenance(
+      [found["provenance"]],
+      found["seeds"],
+      "seconds of all runs, including those for the learning rate:"
+      f" {found['seconds']:.0f}",
+    ),
+  ]
 
 
 def _explanation(found: Record) -> str:

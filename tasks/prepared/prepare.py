@@ -1,7 +1,7 @@
 """Prepares a task: writes its vocabulary, token rows and counts.
 
 An interrupted preparation resumes, and ends with the same files as one that was
-never interrupted. If its settings have changed since, it starts again; finished
+never interrupted. If its settings have changed since, it starts over; finished
 data is never deleted.
 """
 
@@ -12,13 +12,12 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from raptr_jax.tasks import files
 from raptr_jax.tasks.mixture import Mixture
 from raptr_jax.tasks.objectives.packing import BLOCK_DOCUMENTS, Row
-from raptr_jax.tasks.prepared import folder as state
-from raptr_jax.tasks.prepared import preview, records
+from raptr_jax.tasks.prepared import preview, records, state
 from raptr_jax.tasks.progress import Progress
 from raptr_jax.tasks.task import TextTask
 from raptr_jax.tasks.text.sentencepiece_training import train_sentencepiece
@@ -28,6 +27,8 @@ from raptr_jax.tasks.text.vocabulary import (
   Vocabulary,
   file_fingerprint,
 )
+
+Task = TypeVar("Task", TextTask, Mixture)
 
 # A whole number of blocks, so that no shard depends on the one before.
 SHARD_DOCUMENTS = 16 * BLOCK_DOCUMENTS
@@ -41,10 +42,10 @@ QUICK_BYTES = 8_000_000
 
 def prepare(
   *,
-  task: TextTask | Mixture,
+  task: Task,
   feature_lengths: Mapping[str, int],
   data_dir: str,
-) -> None:
+) -> Task:
   """Writes the vocabulary, rows and token counts of a task; shows examples.
 
   After an interruption, the same call resumes.
@@ -54,6 +55,10 @@ def prepare(
     feature_lengths: lengths of the features of a batch.
     data_dir: folder of all prepared tasks; the task gets its own folder in it.
 
+  Returns:
+    The task; its `vocabulary_size` is now the number of ids, even if it was an
+    `AtMost`.
+
   Raises:
     FileNotFoundError: the text or the vocabulary does not exist.
     ValueError: a split is empty, the vocabulary does not suit the task, the
@@ -62,6 +67,7 @@ def prepare(
   """
   for part in _parts(task):
     _prepare_part(part, feature_lengths, data_dir)
+  return task.fitted(data_dir)
 
 
 def _parts(task: TextTask | Mixture) -> Sequence[TextTask]:
@@ -72,9 +78,10 @@ def _prepare_part(
   task: TextTask, feature_lengths: Mapping[str, int], data_dir: str
 ) -> None:
   folder = Path(data_dir).expanduser() / task.name
-  if isinstance(task.vocabulary_size, AtMost):
+  limit = task.vocabulary_size
+  if isinstance(limit, AtMost):
     size = records.fitted_vocabulary_size(
-      name=task.name, data_dir=data_dir, at_most=task.vocabulary_size
+      name=task.name, data_dir=data_dir, at_most=limit
     )
     task = dataclasses.replace(task, vocabulary_size=size)
   # Fail now, not after hours of work.
@@ -99,7 +106,7 @@ def _prepare_part(
     state.discard_unfinished(folder, settings)
     _provide_vocabulary(task, feature_lengths, folder, settings)
     _check_unchanged(task, settings, folder)
-    task = task.fitted(folder)
+    task = task.fitted(data_dir)
     vocabulary = task.prepared_vocabulary(folder)
     ratios = {
       split: _write_split(
@@ -109,6 +116,8 @@ def _prepare_part(
     }
     _check_unchanged(task, settings, folder)
     settings["vocabulary_size"] = vocabulary.size
+    if isinstance(limit, AtMost):
+      settings["vocabulary_limit"] = int(limit)
     _write_metadata(vocabulary, folder, settings)
   preview.print_table(records.load_metadata(folder), ratios)
   preview.print_examples(task, vocabulary, feature_lengths, folder)
@@ -184,8 +193,8 @@ def _train_vocabulary(
   size = SentencePieceVocabulary(str(path)).size
   if size < bound:
     print(
-      f"VOCABULARY_SIZE: {size:,} ids, all that this text can fill (at most "
-      f"{bound:,} by default)"
+      f"VOCABULARY_SIZE: {size:,} ids, as many as this text supports (limit "
+      f"{bound:,})"
     )
 
 

@@ -181,15 +181,18 @@ def fitted_vocabulary_size(*, name: str, data_dir: str, at_most: int) -> int:
     at_most: the bound.
 
   Returns:
-    The size with which the task was prepared, if that is within the bound;
-    otherwise an `AtMost`.
+    The size with which the task was prepared, if the bound would lead to it
+    again; otherwise an `AtMost`.
   """
   try:
     metadata = load_metadata(Path(data_dir).expanduser() / name)
   except NotPreparedError:
     return AtMost(at_most)
-  found = metadata.settings["vocabulary_size"]
-  return found if found <= at_most else AtMost(at_most)
+  found: int = metadata.settings["vocabulary_size"]
+  limit = metadata.settings.get("vocabulary_limit", at_most)
+  # A size below its limit is all that the text supports.
+  same = found <= at_most and (limit == at_most or found < limit)
+  return found if same else AtMost(at_most)
 
 
 def difference(

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,10 @@ def train_sentencepiece(
     model = _train(sentences, size - len(extra_pieces), options)
   except RuntimeError as error:
     raise ValueError(
-      f"VOCABULARY_SIZE={size} does not suit this text "
-      f"({str(error).splitlines()[-1]}): set another --gin.VOCABULARY_SIZE"
-    ) from error
+      f"VOCABULARY_SIZE={size} does not suit this text, which "
+      f"{_reason(str(error), len(extra_pieces))}: set another "
+      f"--gin.VOCABULARY_SIZE (or, in Python, vocabulary_size=AtMost(...))"
+    ) from None
   path.write_bytes(append_pieces(model, extra_pieces))
 
 
@@ -96,6 +98,16 @@ def _train(
     **options,
   )
   return model.getvalue()
+
+
+def _reason(error: str, extra_pieces: int) -> str:
+  """What SentencePiece's error says of the text."""
+  if most := re.search(r"set it to a value <= (\d+)", error):
+    return f"supports at most {int(most[1]) + extra_pieces} ids"
+  if least := re.search(r"\d+ vs (\d+)", error):
+    return f"needs at least {int(least[1]) + extra_pieces} ids"
+  found = error.rpartition("] ")[2].strip()  # After the place in its code.
+  return f"SentencePiece refuses ({found or 'it has no characters'})"
 
 
 def _beginning(documents: Iterable[str]) -> Iterator[str]:

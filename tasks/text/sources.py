@@ -50,7 +50,7 @@ class Source(Protocol):
     """Size of all text, as stored; None if it is large or unknown."""
 
   def remarks(self) -> Sequence[str]:
-    """Lines that tell whoever prepares the text what became of it."""
+    """Lines to print during preparation: what is read, skipped, held out."""
 
   def num_documents(self, split: str) -> int:
     """Number of documents in a split."""

@@ -17,9 +17,9 @@ NLU, NLG, S2S = "[NLU]", "[NLG]", "[S2S]"  # UL2's mode tokens.
 
 
 class AtMost(int):
-  """A bound on V for a vocabulary to be trained: little text fills fewer ids.
+  """An upper bound on V for a vocabulary that is not trained yet.
 
-  Everywhere else it is the number itself.
+  Too little text yields fewer ids. Otherwise it behaves as the int.
   """
 
 

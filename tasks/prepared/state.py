@@ -1,4 +1,4 @@
-"""The state of a task's folder: finished, unfinished, or other than wanted.
+"""State of a task's folder: finished, unfinished, or with other settings.
 
 `unfinished.json` holds the settings and the vocabulary's fingerprint until
 `metadata.json` is written. Unfinished work with other settings is thrown away;
@@ -68,8 +68,8 @@ def discard_unfinished(folder: Path, settings: Mapping[str, Any]) -> None:
   ):
     changed = f"another {vocabulary.name}"
   if changed:
-    print(f"{folder}: was unfinished, with {changed}: starting again")
+    print(f"{folder}: was unfinished, with {changed}: starting over")
     for shard in folder.glob("*.array_record"):
       shard.unlink()
     vocabulary.unlink(missing_ok=True)
-    unfinished.unlink()  # Last, since it tells what the rest is.
+    unfinished.unlink()  # Last, since it says what the rest is.
