@@ -4,7 +4,7 @@ r"""Trains a transformer with some of its layers at a time, by gin files.
     --gin.MODEL_DIR="'runs/mine'" [--gin.NAME=VALUE ...] [--run_mode=MODE]
 
 `raptr` and `python -m raptr_jax.main` are the same program. The same command
-with the same MODEL_DIR resumes a run that was stopped. `raptr new --help` tells
+with the same MODEL_DIR resumes a run that was stopped. `raptr new --help` shows
 how to begin a method, a model or a task of your own.
 """
 

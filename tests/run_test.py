@@ -25,7 +25,7 @@ SMALL = {
   "TEXT_DIR": "'text'",
   "DATA_DIR": "'data'",
   "NUM_LAYERS": 3,
-  "VOCABULARY_SIZE": 600,
+  "records.fitted_vocabulary_size.at_most": 600,
   "TRAIN_STEPS": 8,
   "WARMUP_STEPS": 1,
   "BATCH_SIZE": 8,
@@ -150,6 +150,8 @@ def test_a_run_that_was_moved_needs_its_data_dir(folder, tmp_path, monkeypatch):
 def test_what_is_no_run_is_told_in_a_sentence(folder, tmp_path):
   with pytest.raises(FileNotFoundError, match="nothing' does not exist"):
     load(tmp_path / "nothing")
+  with pytest.raises(FileNotFoundError, match="is a file"):
+    load(folder / "runs" / "bert" / "config.gin")
   with pytest.raises(FileNotFoundError, match=r"has no config\.gin"):
     load(tmp_path)
   with pytest.raises(FileNotFoundError, match=r"of step 5, .* \[4, 8\]"):

@@ -16,7 +16,7 @@ class ConfigurationError(Exception):
 def sentence(error: Exception) -> str:
   """An error's message, in one line that names the macros to change.
 
-  Gin appends its own calls to messages; they are left out, but tell which
+  Gin appends its own calls to messages; they are left out, but show which
   macros the failed call had read.
   """
   text = error.msg if isinstance(error, SyntaxError) else str(error)

@@ -57,7 +57,9 @@ def configured_run(
   folder = folder.expanduser().resolve()
   config = folder / CONFIG_FILE
   if not config.is_file():
-    found = "has no " + CONFIG_FILE if folder.is_dir() else "does not exist"
+    found = "does not exist"
+    if folder.exists():
+      found = f"has no {CONFIG_FILE}" if folder.is_dir() else "is a file"
     raise FileNotFoundError(
       f"'{folder}' {found}, expected the MODEL_DIR of a trained run."
     )
