@@ -1,4 +1,4 @@
-r"""Trains a transformer with some of its layers at a time, by gin files.
+r"""Pretrains transformers with some of their layers at a time, by gin files.
 
   raptr --gin_file=experiments/quickstart_bert_raptr.gin \
     --gin.MODEL_DIR="'runs/mine'" [--gin.NAME=VALUE ...] [--run_mode=MODE]
