@@ -25,6 +25,7 @@ from raptr_jax.training.partitioning import Partitioner
 from raptr_jax.training.signals import Stopped
 from tests.toy import (
   LAYERS,
+  VOCAB,
   ToyDataset,
   make_experiment,
   make_model,
@@ -139,6 +140,12 @@ def test_another_model_in_the_folder_is_told_and_left(unbroken):
   ):
     train(wider)
   assert json.loads((Path(unbroken.model_dir) / "summary.json").read_text())
+
+
+def test_a_model_with_fewer_ids_than_the_text_is_refused(tmp_path):
+  model = make_model(vocab_size=VOCAB - 1)
+  with pytest.raises(ValueError, match=f"{VOCAB} token ids, but the model"):
+    train(make_experiment(tmp_path, model=model))
 
 
 def test_a_complete_run_says_which_changes_have_no_effect(tmp_path, capsys):

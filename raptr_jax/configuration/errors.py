@@ -45,6 +45,7 @@ def _name_macros(message: str) -> str:
   }
 
   def with_macro(match: re.Match[str]) -> str:
+    """The matched parameter, with its macro unless the message has it."""
     named = match.group()
     macros = {
       macro
