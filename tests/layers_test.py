@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,3 +36,49 @@ def test_fan_in_counts_inputs_and_not_heads():
   kernel = params["params"]["kernel"].value
   assert kernel.shape == (100, 4, 100)
   assert kernel.std() == pytest.approx(0.1, rel=0.02)
+
+
+def test_scores_of_bfloat16_are_accumulated_and_returned_in_float32():
+  x, y = (
+    jax.random.normal(jax.random.key(i), (5, 64)).astype(jnp.bfloat16)
+    for i in range(2)
+  )
+  exact = np.asarray(x, np.float64) @ np.asarray(y, np.float64).T
+  found = layers.scores("bd,cd->bc", x, y)
+  assert found.dtype == jnp.float32
+  np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-5)
+
+
+def test_scores_multiply_narrow_numbers_in_both_passes():
+  x = jnp.ones((5, 64), jnp.bfloat16)
+
+  def loss(x, y):
+    return layers.scores("bd,cd->bc", x, y).sum()
+
+  jaxpr = jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, x)
+  products = [
+    [factor.aval.dtype for factor in equation.invars]
+    for equation in jaxpr.jaxpr.eqns
+    if equation.primitive.name == "dot_general"
+  ]
+  # The value itself is not needed, so that only the two gradients remain.
+  assert len(products) >= 2
+  assert {dtype for pair in products for dtype in pair} == {x.dtype}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_heads_score_in_float32(tied):
+  x = jax.random.normal(jax.random.key(0), (3, 64)).astype(jnp.bfloat16)
+  if tied:
+    init = nn.initializers.normal()
+    head = layers.Embedding(7, 64, "vocab", init, "bfloat16")
+    method = "attend"
+  else:
+    head = layers.Dense(
+      (7,), ("embed", "vocab"), layers.fan_in(), False, wide=True
+    )
+    method = "__call__"
+  params = head.init(jax.random.key(1), x, method=method)
+  logits = head.apply(params, x, method=method)
+  assert logits.dtype == jnp.float32
+  assert np.any(logits != logits.astype(jnp.bfloat16).astype(jnp.float32))

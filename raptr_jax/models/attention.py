@@ -6,7 +6,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from raptr_jax.contracts import Cache
-from raptr_jax.models.layers import Dense, Initializer, fan_in, last_axis
+from raptr_jax.models.layers import (
+  Dense,
+  Initializer,
+  fan_in,
+  last_axis,
+  scores,
+)
 
 NEVER = -1e9  # An attention bias; finite, so that no softmax gives NaN.
 
@@ -38,8 +44,7 @@ class SelfAttention(nn.Module):
       name="qkv",
     )(x)
     query, key, value = jnp.moveaxis(qkv, (2, 3), (0, 2))  # 3 x [B H T K]
-    logits = jnp.einsum("bhtk,bhsk->bhts", query, key)
-    logits = logits.astype(jnp.float32) * head_dim**-0.5 + bias
+    logits = scores("bhtk,bhsk->bhts", query, key) * head_dim**-0.5 + bias
     weights = jax.nn.softmax(logits).astype(x.dtype)
     weights = nn.Dropout(self.dropout_rate)(weights, deterministic)
     mixed = jnp.einsum("bhts,bhsk->bhtk", weights, value)
@@ -129,9 +134,8 @@ class Attention(nn.Module):
     queries = self._rotated(queries, positions)
     # Query heads that share keys are stacked along T: one product per group.
     grouped = (batch, self.num_kv_heads, -1, self.head_dim)
-    logits = jnp.einsum("bgmk,bgsk->bgms", queries.reshape(grouped), keys)
+    logits = scores("bgmk,bgsk->bgms", queries.reshape(grouped), keys)
     logits = logits.reshape(batch, self.num_heads, length, keys.shape[2])
-    logits = logits.astype(jnp.float32)
     if self.scaled:
       logits = logits * self.head_dim**-0.5
     weights = jax.nn.softmax(sum(biases, logits)).astype(x.dtype)

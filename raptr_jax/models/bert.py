@@ -230,7 +230,7 @@ class Bert(nn.Module):
     x = jnp.take_along_axis(hidden, target_positions[..., None], axis=1)
     x = layers.ACTIVATIONS[self.config.activation](self.head_dense(x))
     x = self.head_norm(x)
-    logits: Array = self.token_embedding.attend(x).astype(jnp.float32)
+    logits: Array = self.token_embedding.attend(x)
     return logits + layers.last_axis(self.head_bias, logits.ndim)
 
   def __call__(

@@ -210,7 +210,11 @@ class Decoder(nn.Module):
     self.final_norm = layers.RMSNorm(config.norm_epsilon)
     if not config.tied_head:
       self.head = layers.Dense(
-        (config.vocab_size,), ("embed", "vocab"), layers.fan_in(), False
+        (config.vocab_size,),
+        ("embed", "vocab"),
+        layers.fan_in(),
+        use_bias=False,
+        wide=True,
       )
 
   def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
@@ -253,7 +257,7 @@ class Decoder(nn.Module):
     logits: Array = (
       self.token_embedding.attend(x) if self.config.tied_head else self.head(x)
     )
-    return logits.astype(jnp.float32)
+    return logits
 
   def __call__(self, batch: DeviceBatch, draws: Draws) -> Float[Array, "B T V"]:
     """Logits of the token after each token of a batch."""

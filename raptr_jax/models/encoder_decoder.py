@@ -264,7 +264,11 @@ class EncoderDecoder(nn.Module):
     self.decoder_norm = config.norm()
     self.dropout = nn.Dropout(config.dropout_rate)
     self.head = layers.Dense(
-      (config.vocab_size,), ("embed", "vocab"), layers.fan_in(), False
+      (config.vocab_size,),
+      ("embed", "vocab"),
+      layers.fan_in(),
+      use_bias=False,
+      wide=True,
     )
 
   def encode(
@@ -316,7 +320,7 @@ class EncoderDecoder(nn.Module):
   ) -> Float[Array, "*batch V"]:
     """Scores of the targets, in float32."""
     logits: Array = self.head(self.decoder_norm(hidden))
-    return logits.astype(jnp.float32)
+    return logits
 
   def __call__(self, batch: DeviceBatch, draws: Draws) -> Float[Array, "B T V"]:
     """Logits of the targets of a batch."""

@@ -8,6 +8,7 @@ LayerNorm, RMSNorm and Embedding are ours, although Flax has them: see each for
 what Flax does differently.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -54,21 +55,53 @@ def with_axes(init: Initializer, names: Sequence[str]) -> Initializer:
   return nn.with_logical_partitioning(init, tuple(names))
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def scores(
+  axes: str, x: Float[Array, "..."], y: Float[Array, "..."]
+) -> Float[Array, "..."]:
+  """`einsum(axes, x, y)`, accumulated and returned in float32.
+
+  For what goes into a softmax: rounded to bfloat16, the largest scores tie.
+  The backward pass rounds the gradient to x's dtype before its own products:
+  accelerators multiply float32 at a fraction of their speed in bfloat16.
+  """
+  return jnp.einsum(axes, x, y, preferred_element_type=jnp.float32)
+
+
+def _scores_forward(
+  axes: str, x: Float[Array, "..."], y: Float[Array, "..."]
+) -> tuple[Float[Array, "..."], tuple[Array, Array]]:
+  return scores(axes, x, y), (x, y)
+
+
+def _scores_backward(
+  axes: str, factors: tuple[Array, Array], gradient: Float[Array, "..."]
+) -> tuple[Array, Array]:
+  _, pull_back = jax.vjp(functools.partial(jnp.einsum, axes), *factors)
+  of_x, of_y = pull_back(gradient.astype(factors[0].dtype))
+  return of_x, of_y
+
+
+scores.defvjp(_scores_forward, _scores_backward)
+
+
 def dense(
   x: Float[Array, "*batch D"],
   kernel: Float[Array, "D *out"],
   bias: Float[Array, "*out"] | None,
+  wide: bool = False,
 ) -> Float[Array, "..."]:
-  """X @ kernel + bias, in x's dtype.
+  """X @ kernel + bias, in x's dtype, or as `scores` in float32 if `wide`.
 
   Leading axes are flattened into one: with several, XLA's CPU backend computes
   the weight gradient through transposed copies, in twice the time. The reshapes
   themselves are free.
   """
   flat = x.reshape(-1, x.shape[-1])
-  out = flat @ kernel.reshape(kernel.shape[0], -1).astype(x.dtype)
+  flat_kernel = kernel.reshape(kernel.shape[0], -1).astype(x.dtype)
+  out = scores("bd,df->bf", flat, flat_kernel) if wide else flat @ flat_kernel
   if bias is not None:
-    out = out + last_axis(bias.reshape(-1).astype(x.dtype), 2)
+    out = out + last_axis(bias.reshape(-1).astype(out.dtype), 2)
   return out.reshape(*x.shape[:-1], *kernel.shape[1:])
 
 
@@ -80,12 +113,14 @@ class Dense(nn.Module):
     axes: logical names of the kernel's axes, input first.
     kernel_init: called with the shape [input, product of outputs].
     use_bias: whether to add a bias, initialised to zero.
+    wide: whether the output is float32 whatever the input is, see `scores`.
   """
 
   features: Sequence[int]
   axes: Sequence[str]
   kernel_init: Initializer
   use_bias: bool = True
+  wide: bool = False
 
   @nn.compact
   def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "..."]:
@@ -102,7 +137,7 @@ class Dense(nn.Module):
     if self.use_bias:
       zeros = with_axes(nn.initializers.zeros, names[1:])
       bias = self.param("bias", zeros, tuple(self.features), jnp.float32)
-    return dense(x, kernel, bias)
+    return dense(x, kernel, bias, self.wide)
 
 
 class LayerNorm(nn.Module):
@@ -172,8 +207,8 @@ class Embedding(nn.Module):
     return vectors.astype(self.dtype)
 
   def attend(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
-    """Scores of all entries by the same table: a tied output layer."""
-    return dense(x, self.embedding.T, None)
+    """Scores of all entries, in float32: a tied output layer."""
+    return dense(x, self.embedding.T, None, wide=True)
 
 
 class GatedMlp(nn.Module):
