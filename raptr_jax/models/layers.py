@@ -1,8 +1,8 @@
 """Parts of a transformer block; none of them knows of dropped layers.
 
 Parameters are float32 and carry logical axis names, which `partitioning.py`
-maps to the mesh. Products run in the compute dtype, norms and softmax in
-float32.
+maps to the mesh. Products run in the compute dtype; norms, softmax and the
+scores that go into it are float32.
 
 LayerNorm, RMSNorm and Embedding are ours, although Flax has them: see each for
 what Flax does differently.
