@@ -74,9 +74,7 @@ def test_heads_score_in_float32(tied):
     head = layers.Embedding(7, 64, "vocab", init, "bfloat16")
     method = "attend"
   else:
-    head = layers.Dense(
-      (7,), ("embed", "vocab"), layers.fan_in(), False, wide=True
-    )
+    head = layers.output_layer(7)
     method = "__call__"
   params = head.init(jax.random.key(1), x, method=method)
   logits = head.apply(params, x, method=method)

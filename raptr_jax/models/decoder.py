@@ -209,13 +209,7 @@ class Decoder(nn.Module):
     )
     self.final_norm = layers.RMSNorm(config.norm_epsilon)
     if not config.tied_head:
-      self.head = layers.Dense(
-        (config.vocab_size,),
-        ("embed", "vocab"),
-        layers.fan_in(),
-        use_bias=False,
-        wide=True,
-      )
+      self.head = layers.output_layer(config.vocab_size)
 
   def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
     """Input of the first layer."""

@@ -263,13 +263,7 @@ class EncoderDecoder(nn.Module):
     self.encoder_norm = config.norm()
     self.decoder_norm = config.norm()
     self.dropout = nn.Dropout(config.dropout_rate)
-    self.head = layers.Dense(
-      (config.vocab_size,),
-      ("embed", "vocab"),
-      layers.fan_in(),
-      use_bias=False,
-      wide=True,
-    )
+    self.head = layers.output_layer(config.vocab_size)
 
   def encode(
     self,

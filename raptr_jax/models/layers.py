@@ -140,6 +140,13 @@ class Dense(nn.Module):
     return dense(x, kernel, bias, self.wide)
 
 
+def output_layer(vocab_size: int) -> Dense:
+  """An untied output layer: scores of all V entries, in float32."""
+  return Dense(
+    (vocab_size,), ("embed", "vocab"), fan_in(), use_bias=False, wide=True
+  )
+
+
 class LayerNorm(nn.Module):
   """Layer norm with scale and bias, in float32.
 
