@@ -63,7 +63,8 @@ def scores(
 
   For what goes into a softmax: rounded to bfloat16, the largest scores tie.
   The backward pass rounds the gradient to x's dtype before its own products:
-  accelerators multiply float32 at a fraction of their speed in bfloat16.
+  accelerators multiply float32 at a fraction of their speed in bfloat16. Both
+  factors have one dtype.
   """
   return jnp.einsum(axes, x, y, preferred_element_type=jnp.float32)
 
