@@ -273,14 +273,3 @@ def split_key(key: DropoutKey, count: int) -> tuple[DropoutKey, ...]:
 def last_axis(x: Shaped[Array, "D"], ndim: int) -> Shaped[Array, "*ones D"]:
   """A vector with leading axes of size 1, to broadcast along the last axis."""
   return jnp.expand_dims(x, tuple(range(ndim - 1)))
-
-
-def check_choices(config: object, **choices: tuple[str, ...]) -> None:
-  """Raises ValueError if a field has a value that is not among its choices."""
-  module = type(config).__module__.rpartition(".")[2]
-  for name, allowed in choices.items():
-    if getattr(config, name) not in allowed:
-      raise ValueError(
-        f"{module}.{type(config).__name__}.{name} = {getattr(config, name)!r},"
-        f" expected one of {allowed}."
-      )
