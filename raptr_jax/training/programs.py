@@ -36,8 +36,11 @@ def paths(plan: Plan) -> list[Path]:
   found = []
   for step in plan.draws.first_steps(0):
     key = plan.draws.program_key(step)
-    lengths = dict(zip(plan.stacks, key)) if key else dict(plan.stacks)
-    name = f"path of {' + '.join(map(str, key))} layers" if key else "any path"
+    lengths, name = dict(plan.stacks), "any path"
+    if key:
+      by_stack = dict(zip(plan.draws.stack_lengths, key))
+      lengths = {stack: by_stack[stack] for stack in plan.stacks}
+      name = f"path of {' + '.join(map(str, lengths.values()))} layers"
     found.append(Path(lengths, plan.draws.at(step), name))
   found.sort(key=lambda path: sum(path.lengths.values()))
   return [*found[:1], *found[-1:], *found[1:-1]] if found[1:] else found
