@@ -65,13 +65,9 @@ def test_a_run_that_stops_keeps_its_trace_and_resumes_it(
   assert [number for _, number in traced_steps(tmp_path)] == [*range(7, 12)]
 
 
-def test_a_run_without_the_option_has_no_trace(tmp_path):
-  train(make_experiment(tmp_path))
-  assert not (tmp_path / "profile").exists()
-
-
 def test_steps_that_are_already_done_are_told(tmp_path, monkeypatch, capsys):
   train_until(5, make_experiment(tmp_path), monkeypatch)
+  assert not (tmp_path / "profile").exists()
   train(make_experiment(tmp_path, profile_steps=(2, 5)))
   assert "no trace: the run resumes at step 5" in capsys.readouterr().out
   assert not (tmp_path / "profile").exists()
