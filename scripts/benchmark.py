@@ -11,6 +11,8 @@ suites:
   drop       paths of L/4, L/2, 3L/4 and L layers, by gather, by cond and by
              multiplication with a mask, beside models of so many layers; RaPTr
              6-8-10-12 beside dense training; gradients of skipped layers
+  dense      steps of the full model, beside Hugging Face's in PyTorch if torch
+             and transformers are installed
 
 sizes:
   tiny       to see that a suite runs
@@ -34,9 +36,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
 
-from benchmarks import drop, results
+from benchmarks import dense, drop, results
 
-SUITES = {"drop": drop.run}
+SUITES = {"drop": drop.run, "dense": dense.run}
 SIZES = ("tiny", "cpu", "gpu")
 
 

@@ -103,7 +103,7 @@ def paths(workload: Workload, trainer: Trainer, rounds: int) -> Table:
   rows = []
   for (length, name), (owner, draws) in cases.items():
     own = seconds[length, name]
-    saved = 1 - trainer.flops(length) / trainer.flops(num_layers)
+    saved = 1 - workload.flops(length) / workload.flops(num_layers)
     rows.append(
       {
         "k": length,

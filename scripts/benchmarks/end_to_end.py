@@ -49,10 +49,10 @@ def end_to_end(workload: Workload, trainer: Trainer, rounds: int) -> Table:
 
   stages = [stage(start) for start in (0, *schedule.boundaries)]
   rows = [
-    _row(trainer, f"{length} layers", [length], [seconds])
+    _row(workload, f"{length} layers", [length], [seconds])
     for length, seconds in zip(lengths, stages)
   ]
-  rows.append(_row(trainer, "a mean step", lengths, stages))
+  rows.append(_row(workload, "a mean step", lengths, stages))
   return Table(f"End to end: {workload}", rows)
 
 
@@ -64,7 +64,7 @@ def _draws(schedule: StageSchedule) -> DrawTable:
 
 
 def _row(
-  trainer: Trainer, name: str, lengths: Sequence[int], stages: Sequence[Stage]
+  workload: Workload, name: str, lengths: Sequence[int], stages: Sequence[Stage]
 ) -> dict[str, Value]:
   """The mean over stages of these path lengths."""
 
@@ -73,14 +73,14 @@ def _row(
       statistics.median(stage[program]) for stage in stages
     )
 
-  num_layers = trainer.experiment.model.stacks["stack"]
+  num_layers = workload.config.num_layers
   dense, raptr = milliseconds("dense"), milliseconds("RaPTr")
-  flops = statistics.mean(trainer.flops(length) for length in lengths)
+  flops = statistics.mean(workload.flops(length) for length in lengths)
   return {
     "stage": name,
     "dense, ms": dense,
     "RaPTr, ms": raptr,
     "dense over RaPTr": dense / raptr,
-    "in FLOPs": trainer.flops(num_layers) / flops,
+    "in FLOPs": workload.flops(num_layers) / flops,
     "in FLOPs of layers": num_layers / statistics.mean(lengths),
   }

@@ -65,6 +65,10 @@ class Workload:
       return BertMaskedLM(self.config)
     return DecoderLM(self.config)
 
+  def flops(self, num_layers: int) -> float:
+    """Model FLOPs of a step on a path of this length."""
+    return self.model().step_flops(self.batch_of(0)).step({"stack": num_layers})
+
   def batch_of(self, number: int) -> Batch:
     """A batch of random tokens, one segment a row.
 
@@ -146,11 +150,6 @@ class Trainer:
     batch = workload.batch_of(0)
     self.batch = self.experiment.partitioner.put_batch(batch)
 
-  def flops(self, num_layers: int) -> float:
-    """Model FLOPs of a step on a path of this length."""
-    spec = self.experiment.train_dataset.batch_spec()
-    return self.experiment.model.step_flops(spec).step({"stack": num_layers})
-
   def compiled(self, draws: Draws) -> Compiled:
     """The program for this form of draws."""
     partitioner = self.experiment.partitioner
@@ -197,6 +196,12 @@ def memory_mb(program: Compiled) -> dict[str, float | None]:
     "temporary MB": memory.temp_size_in_bytes / 1e6,
     "peak MB": memory.peak_memory_in_bytes / 1e6 if known else None,
   }
+
+
+def device_gb() -> float:
+  """Memory of the first device; 0 for a CPU, which has that of the machine."""
+  memory = jax.devices()[0].memory_stats() or {}
+  return memory.get("bytes_limit", 0) / 1e9
 
 
 def high_water_mark() -> str:

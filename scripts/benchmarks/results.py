@@ -38,9 +38,14 @@ class Table:
     return all(row.get("holds", True) for row in self.rows)
 
   def markdown(self) -> str:
-    """The table with a heading, its columns aligned."""
-    columns = list(self.rows[0])
-    cells = [columns, *([shown(v) for v in r.values()] for r in self.rows)]
+    """The table with a heading; without columns that have no value."""
+    columns = [
+      name
+      for name in self.rows[0]
+      if any(row[name] is not None for row in self.rows)
+    ]
+    rows = ([shown(row[name]) for name in columns] for row in self.rows)
+    cells = [columns, *rows]
     widths = [max(map(len, column)) for column in zip(*cells)]
     lines = [_line(row, widths) for row in cells]
     lines.insert(1, f"|{'|'.join('-' * (width + 2) for width in widths)}|")
@@ -71,11 +76,9 @@ def shown(value: Value) -> str:
 def header() -> dict[str, Any]:
   """Versions, device and settings that a figure depends on."""
   devices = jax.devices()
-  memory = devices[0].memory_stats() or {}
   return {
     "versions": {"python": platform.python_version(), **dict(_versions())},
     "devices": f"{len(devices)} x {devices[0].device_kind}",
-    "device memory, GB": memory.get("bytes_limit", 0) / 1e9 or None,
     "processor": _processor(),
     "cores": len(os.sched_getaffinity(0)),
     "load when it began": os.getloadavg()[0],

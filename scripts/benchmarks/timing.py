@@ -3,14 +3,15 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 Seconds: TypeAlias = Sequence[float]
+Name = TypeVar("Name")
 
 
 def take_turns(
-  steps: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 2
-) -> dict[str, Seconds]:
+  steps: Mapping[Name, Callable[[], object]], *, rounds: int, warmup: int = 2
+) -> dict[Name, Seconds]:
   """Seconds of each step in each round.
 
   Every other round runs the steps in reverse, since a step finds the caches as
@@ -21,10 +22,11 @@ def take_turns(
     rounds: number of rounds that count.
     warmup: number of rounds before them.
   """
-  seconds: dict[str, list[float]] = {name: [] for name in steps}
+  seconds: dict[Name, list[float]] = {name: [] for name in steps}
+  names = list(steps)
   for number in range(warmup + rounds):
-    order = list(steps) if number % 2 else list(reversed(steps))
-    for name in order:
+    names.reverse()
+    for name in names:
       began = time.perf_counter()
       steps[name]()
       if number >= warmup:
