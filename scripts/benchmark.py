@@ -1,11 +1,11 @@
-r"""Measures what a step costs: time, memory, and what dropping layers saves.
+r"""Measures what training costs: time, memory, and what dropping layers saves.
 
   python scripts/benchmark.py
-  python scripts/benchmark.py --suite dense attention --json dense.json
+  python scripts/benchmark.py --suite dense --json dense.json
 
 Programs that are compared take turns, and the tables have medians over the
-rounds, so that other load on the machine affects all of them alike; ratios are
-medians of the ratios in each round. The tables are Markdown.
+rounds, so that other load on the machine affects all of them alike; a ratio is
+the median of the ratios in each round. The tables are Markdown.
 
 suites:
   drop       paths of L/4, L/2, 3L/4 and L layers, by gather, by cond and by
@@ -13,13 +13,18 @@ suites:
              6-8-10-12 beside dense training; gradients of skipped layers
   dense      steps of the full model, beside Hugging Face's in PyTorch if torch
              and transformers are installed
+  input      examples that a core prepares, and streams
+  startup    from the command to the first step, and into each stage
+  all        the suites whose packages are installed
 
 sizes:
   tiny       to see that a suite runs
-  cpu        a BERT and a decoder of 12 narrow layers, for a few cores
+  cpu        models of 12 narrow layers in float32, for a few cores
   gpu        models of the paper's size in bfloat16, for one accelerator
 
-Exit codes: 0 done; 1 a check does not hold.
+drop and dense need jax, flax, optax, orbax-checkpoint and jaxtyping alone.
+
+Exit codes: 0 done; 1 a check does not hold; 2 a package is missing.
 """
 
 import argparse
@@ -36,9 +41,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
 
-from benchmarks import dense, drop, results
+from benchmarks import dense, drop, inputs, results, startup
 
-SUITES = {"drop": drop.run, "dense": dense.run}
+SUITES = {
+  "drop": drop.run,
+  "dense": dense.run,
+  "input": inputs.run,
+  "startup": startup.run,
+}
+# What a suite needs besides the packages of all of them.
+NEEDED = {
+  "input": ("grain", "array-record", "sentencepiece"),
+  "startup": ("gin-config", "grain", "array-record", "sentencepiece"),
+}
 SIZES = ("tiny", "cpu", "gpu")
 
 
@@ -50,6 +65,12 @@ def main(argv: Sequence[str] | None = None) -> None:
   print(results.header_markdown(head), flush=True)
   found: dict[str, list[results.Table]] = {}
   for suite in SUITES if args.suite == "all" else [args.suite]:
+    missing = results.missing(NEEDED.get(suite, ()))
+    if missing:
+      print(f"{suite}: {', '.join(missing)} not installed", file=sys.stderr)
+      if args.suite == suite:
+        sys.exit(2)
+      continue
     for table in SUITES[suite](size, args.rounds):
       found.setdefault(suite, []).append(table)
       print(table.markdown(), flush=True)
@@ -63,12 +84,17 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawTextHelpFormatter
   )
-  parser.add_argument("--suite", choices=(*SUITES, "all"), default="drop")
+  parser.add_argument(
+    "--suite", choices=(*SUITES, "all"), default="drop", help="default: drop"
+  )
   parser.add_argument(
     "--size", choices=SIZES, help="default: cpu or gpu, what there is"
   )
   parser.add_argument(
-    "--rounds", type=int, default=9, help="that count, after two others"
+    "--rounds",
+    type=int,
+    default=9,
+    help="rounds that count, after two that do not; default: 9",
   )
   parser.add_argument(
     "--json", type=Path, metavar="FILE", help="write header and tables there"

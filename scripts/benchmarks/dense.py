@@ -8,7 +8,6 @@ compute the same loss with the same parameters.
 
 import dataclasses
 import functools
-import importlib.util
 import re
 import statistics
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 import jax
 
 from benchmarks.programs import Trainer, Workload, device_gb, memory_mb
-from benchmarks.results import Table, Value
+from benchmarks.results import Table, Value, missing
 from benchmarks.timing import Seconds, ratio, take_turns
 from raptr_jax.models import flops
 from raptr_jax.models.bert import BertConfig
@@ -53,7 +52,7 @@ def workloads(size: str) -> list[Workload]:
 
 def run(size: str, rounds: int) -> Iterator[Table]:
   """The tables of a size, each as soon as it is measured."""
-  has_peer = all(map(importlib.util.find_spec, ("torch", "transformers")))
+  has_peer = not missing(("torch", "transformers"))
   for workload in workloads(size):
     yield steps(workload, rounds, has_peer)
     if has_peer and isinstance(workload.config, BertConfig):

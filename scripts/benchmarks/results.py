@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -77,7 +77,7 @@ def header() -> dict[str, Any]:
   """Versions, device and settings that a figure depends on."""
   devices = jax.devices()
   return {
-    "versions": {"python": platform.python_version(), **dict(_versions())},
+    "versions": {"python": platform.python_version(), **_versions()},
     "devices": f"{len(devices)} x {devices[0].device_kind}",
     "processor": _processor(),
     "cores": len(os.sched_getaffinity(0)),
@@ -86,12 +86,24 @@ def header() -> dict[str, Any]:
   }
 
 
-def _versions() -> Iterator[tuple[str, str]]:
-  for package in PACKAGES:
+def _versions() -> dict[str, str]:
+  absent = missing(PACKAGES)
+  return {
+    name: importlib.metadata.version(name)
+    for name in PACKAGES
+    if name not in absent
+  }
+
+
+def missing(packages: Iterable[str]) -> list[str]:
+  """Those of these packages that are not installed."""
+  names = []
+  for package in packages:
     try:
-      yield package, importlib.metadata.version(package)
+      importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-      continue
+      names.append(package)
+  return names
 
 
 def _processor() -> str:
