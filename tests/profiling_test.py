@@ -53,9 +53,7 @@ def test_the_trace_has_stage_and_path_length_of_its_steps(tmp_path, capsys):
   assert f"wrote a trace to {tmp_path / 'profile'}" in capsys.readouterr().out
 
 
-def test_a_run_that_stops_keeps_its_trace_and_resumes_it(
-  tmp_path, monkeypatch
-):
+def test_a_run_that_stops_keeps_its_trace_and_resumes_it(tmp_path, monkeypatch):
   experiment = make_experiment(tmp_path, profile_steps=(6, 12))
   train_until(7, experiment, monkeypatch)
   # Step 7 has begun when the run finds that it is to stop.
@@ -91,8 +89,6 @@ def test_a_flag_of_another_form_is_refused(text, capsys):
 def test_only_training_is_traced(capsys):
   leaf = "--gin_file=experiments/quickstart_bert_raptr.gin"
   with pytest.raises(SystemExit) as info:
-    main.main(
-      [leaf, "--gin.MODEL_DIR='x'", "--dry_run", "--profile_steps=1:2"]
-    )
+    main.main([leaf, "--gin.MODEL_DIR='x'", "--dry_run", "--profile_steps=1:2"])
   assert info.value.code == 2
   assert "leave out --run_mode=plan" in capsys.readouterr().err

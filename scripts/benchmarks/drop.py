@@ -16,7 +16,7 @@ whole one, optimizer included.
 import concurrent.futures
 import os
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import jax
@@ -93,12 +93,18 @@ def run(size: str, rounds: int) -> Iterator[Table]:
 def paths(workload: Workload, trainer: Trainer, rounds: int) -> Table:
   """Times and memory by path length and program."""
   num_layers = workload.config.num_layers
-  cases = {
-    (length, name): case
-    for length in (num_layers * quarter // 4 for quarter in (1, 2, 3, 4))
-    for name, case in _cases(workload, trainer, length).items()
-  }
-  seconds = take_turns(_compiled(cases), rounds=rounds)
+  lengths = [num_layers * quarter // 4 for quarter in (1, 2, 3, 4)]
+  workers = max(1, len(os.sched_getaffinity(0)) // 2)
+  with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    parts = pool.map(lambda k: _cases(workload, trainer, k), lengths)
+    cases = {name: case for part in parts for name, case in part.items()}
+    programs = {
+      (owner, owner.form(draws)): (owner, draws)
+      for owner, draws in cases.values()
+    }
+    list(pool.map(lambda case: case[0].compiled(case[1]), programs.values()))
+  steps = {name: owner.step(draws) for name, (owner, draws) in cases.items()}
+  seconds = take_turns(steps, rounds=rounds)
   dense = seconds[num_layers, "dense-k"]
   rows = []
   for (length, name), (owner, draws) in cases.items():
@@ -119,7 +125,7 @@ def paths(workload: Workload, trainer: Trainer, rounds: int) -> Table:
 
 def _cases(
   workload: Workload, trainer: Trainer, length: int
-) -> dict[str, Case]:
+) -> dict[tuple[int, str], Case]:
   """The programs that are compared at a path length."""
   num_layers = workload.config.num_layers
   draw = draw_of(spread_mask(num_layers, length))
@@ -128,29 +134,20 @@ def _cases(
   if length < num_layers:
     small = Trainer(workload.with_config(num_layers=length))
   all_of_small = draw_of(np.ones(length, bool))
-  return {
+  cases: dict[str, Case] = {
     "dense-k": (small, as_executed({"stack": all_of_small}, "gather")),
     "gather": (trainer, as_executed({"stack": draw}, "gather")),
     "cond": (trainer, as_executed({"stack": draw}, "cond")),
     # Scaled by 0, a pre-norm block is the identity.
     "multiply": (trainer, {"stack": LayerPath(every_layer, draw.scale)}),
   }
+  return {(length, name): case for name, case in cases.items()}
 
 
 def spread_mask(num_layers: int, kept: int) -> np.ndarray:
   """bool[L], `kept` layers evenly spread, the first and the last among them."""
   places = np.rint(np.linspace(0, num_layers - 1, kept)).astype(int)
   return np.isin(np.arange(num_layers), places)
-
-
-def _compiled(
-  cases: Mapping[tuple[int, str], Case],
-) -> dict[tuple[int, str], Callable[[], None]]:
-  """The steps of all cases; several programs are compiled at a time."""
-  workers = max(1, len(os.sched_getaffinity(0)) // 2)
-  with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-    steps = pool.map(lambda case: case[0].step(case[1]), cases.values())
-    return dict(zip(cases, steps))
 
 
 def gradients(workload: Workload, trainer: Trainer) -> Table:

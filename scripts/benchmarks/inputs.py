@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,9 @@ def _rows(objective: str, folder: Path) -> Iterator[dict[str, Value]]:
   )
   with contextlib.redirect_stdout(io.StringIO()):
     prepare(task=task, feature_lengths=lengths, data_dir=data_dir)
-  data = dict(task=task, data_dir=data_dir, feature_lengths=lengths)
+  data: dict[str, Any] = dict(
+    task=task, data_dir=data_dir, feature_lengths=lengths
+  )
   prepared = PreparedDataset(**data, batch_size=BATCH, seed=0)
   count = (prepared.num_examples or 0) // BATCH
   yield _row(objective, "prepared", prepared, count)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import jax
@@ -145,19 +145,25 @@ class Trainer:
     )
     self._abstract = setup.abstract_state(self.experiment)
     self._step = setup.jitted_step(self.experiment, self._abstract)
-    self._compiled: dict[Any, Compiled] = {}
+    self._compiled: dict[Hashable, Compiled] = {}
     self.state = setup.fresh_state(self.experiment, self._abstract)
     batch = workload.batch_of(0)
     self.batch = self.experiment.partitioner.put_batch(batch)
 
+  def form(self, draws: Draws) -> Hashable:
+    """Identifies the program of draws, by their structure and shapes."""
+    shapes = (x.shape for x in jax.tree.leaves(draws))
+    return jax.tree.structure(draws), *shapes
+
   def compiled(self, draws: Draws) -> Compiled:
-    """The program for this form of draws."""
-    partitioner = self.experiment.partitioner
-    abstract = abstract_draws(draws, partitioner.replicated)
-    form = jax.tree.structure(draws), tuple(jax.tree.leaves(abstract))
+    """The program of draws of this form."""
+    form = self.form(draws)
     if form not in self._compiled:
+      replicated = self.experiment.partitioner.replicated
       batch = setup.abstract_batch(self.experiment)
-      lowered = self._step.lower(self._abstract, batch, abstract)
+      lowered = self._step.lower(
+        self._abstract, batch, abstract_draws(draws, replicated)
+      )
       self._compiled[form] = lowered.compile()
     return self._compiled[form]
 

@@ -101,21 +101,26 @@ def _program(
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }
   return subprocess.Popen(
-    [
-      sys.executable,
-      "-m",
-      "raptr_jax.main",
-      f"--run_mode={mode}",
-      "--gin_file=experiments/quickstart_bert_raptr.gin",
-      f"--gin.MODEL_DIR='{folder / run_name}'",
-      f"--gin.DATA_DIR='{folder / 'data'}'",
-      f"--gin.TRAIN_STEPS={STEPS[size]}",
-      "--gin.WARMUP_STEPS=2",
-      "--gin.EVAL_PERIOD=1000",
-      "--gin.experiment.Experiment.report_period=1",
-      *(NARROW if size == "tiny" else ()),
-    ],
+    command(folder, size, mode, run_name),
     cwd=ROOT,
     env=os.environ | cache,
     stdout=subprocess.DEVNULL,
   )
+
+
+def command(folder: Path, size: str, mode: str, run_name: str) -> list[str]:
+  """The quickstart, shortened, with an entry for each step."""
+  return [
+    sys.executable,
+    "-m",
+    "raptr_jax.main",
+    f"--run_mode={mode}",
+    "--gin_file=experiments/quickstart_bert_raptr.gin",
+    f"--gin.MODEL_DIR='{folder / run_name}'",
+    f"--gin.DATA_DIR='{folder / 'data'}'",
+    f"--gin.TRAIN_STEPS={STEPS[size]}",
+    "--gin.WARMUP_STEPS=2",
+    "--gin.EVAL_PERIOD=1000",
+    "--gin.experiment.Experiment.report_period=1",
+    *(NARROW if size == "tiny" else ()),
+  ]
