@@ -61,16 +61,17 @@ def _rows(objective: str, folder: Path) -> Iterator[dict[str, Value]]:
   from raptr_jax.tasks.prepared.prepare import prepare
   from raptr_jax.tasks.task import TextTask
   from raptr_jax.tasks.text.sources import TextFolder
+  from raptr_jax.tasks.text.vocabulary import AtMost
 
   lengths, data_dir = LENGTHS[objective], str(folder / "data")
   task = TextTask(
     name=objective,
     source=TextFolder(str(folder / "text")),
     objective={"masked_lm": MaskedLM, "ul2": UL2}[objective](),
-    vocabulary_size=2_048,
+    vocabulary_size=AtMost(2_048),
   )
   with contextlib.redirect_stdout(io.StringIO()):
-    prepare(task=task, feature_lengths=lengths, data_dir=data_dir)
+    task = prepare(task=task, feature_lengths=lengths, data_dir=data_dir)
   data: dict[str, Any] = dict(
     task=task, data_dir=data_dir, feature_lengths=lengths
   )
