@@ -13,6 +13,7 @@ suites:
              6-8-10-12 beside dense training; gradients of skipped layers
   dense      steps of the full model, beside Hugging Face's in PyTorch if torch
              and transformers are installed
+  attention  kernels of attention, for rows of 128 to 8,192 tokens
   input      examples that a core prepares, and streams
   startup    from the command to the first step, and into each stage
   all        the suites whose packages are installed
@@ -22,7 +23,7 @@ sizes:
   cpu        models of 12 narrow layers in float32, for a few cores
   gpu        models of the paper's size in bfloat16, for one accelerator
 
-drop and dense need jax, flax, optax, orbax-checkpoint and jaxtyping alone.
+drop, dense and attention need jax, flax, optax, orbax-checkpoint and jaxtyping alone.
 
 Exit codes: 0 done; 1 a check does not hold; 2 a package is missing.
 """
@@ -41,11 +42,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
 
-from benchmarks import dense, drop, inputs, results, startup
+from benchmarks import attention, dense, drop, inputs, results, startup
 
 SUITES = {
   "drop": drop.run,
   "dense": dense.run,
+  "attention": attention.run,
   "input": inputs.run,
   "startup": startup.run,
 }

@@ -22,8 +22,9 @@ from raptr_jax.models.bert import BertConfig
 from raptr_jax.models.decoder import DecoderConfig
 from raptr_jax.models.masked_stack import full_paths
 from raptr_jax.models.published_bert import params_from_published
+from raptr_jax.models.remat import POLICIES
+from raptr_jax.training.partitioning import Partitioner
 
-REMATS = ("full", "none")
 PEER = "Hugging Face, SDPA"
 # Largest difference of the losses of both BERTs, over the loss.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 0.01}
@@ -70,7 +71,7 @@ class Program:
 def steps(workload: Workload, rounds: int, has_peer: bool) -> Table:
   """Time, memory and utilisation of a step by program."""
   makers = _peers(workload) if has_peer else {}
-  for remat in REMATS:  # The one that needs most memory comes last.
+  for remat in POLICIES:  # From the least memory to the most.
     makers[f"ours, remat {remat}"] = functools.partial(_ours, workload, remat)
   programs = {name: _fitting(make) for name, make in makers.items()}
   fitting = {
@@ -149,7 +150,7 @@ def same_loss(workload: Workload, config: BertConfig) -> Table:
   theirs = TorchTrainer(workload)
   model = workload.model()
   params = params_from_published(published_tensors(theirs.model), config)
-  _, metrics = jax.jit(model.loss_fn)(
+  _, metrics = jax.jit(Partitioner().on_mesh(model.loss_fn))(
     params,
     workload.batch_of(0),
     full_paths(model.stacks),

@@ -76,6 +76,7 @@ WORKLOADS = {
     ),
   ),
 }
+QUARTERS = (1, 2, 3, 4)  # Of L: the path lengths.
 # Largest difference between gradients of the executions, over the gradient.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
 Case: TypeAlias = tuple[Trainer, Draws]
@@ -93,7 +94,7 @@ def run(size: str, rounds: int) -> Iterator[Table]:
 def paths(workload: Workload, trainer: Trainer, rounds: int) -> Table:
   """Times and memory by path length and program."""
   num_layers = workload.config.num_layers
-  lengths = [num_layers * quarter // 4 for quarter in (1, 2, 3, 4)]
+  lengths = [num_layers * quarter // 4 for quarter in QUARTERS]
   workers = max(1, len(os.sched_getaffinity(0)) // 2)
   with concurrent.futures.ThreadPoolExecutor(workers) as pool:
     parts = pool.map(lambda k: _cases(workload, trainer, k), lengths)
@@ -154,7 +155,9 @@ def gradients(workload: Workload, trainer: Trainer) -> Table:
   """Whether skipped layers have zero gradients, and the executions agree."""
   num_layers, dtype = workload.config.num_layers, workload.config.dtype
   mask = spread_mask(num_layers, num_layers // 2)
-  gradient = jax.jit(jax.grad(trainer.experiment.model.loss_fn, has_aux=True))
+  run = trainer.experiment
+  grad_fn = jax.grad(run.model.loss_fn, has_aux=True)
+  gradient = jax.jit(run.partitioner.on_mesh(grad_fn))
   by_execution = []
   for execution in EXECUTIONS:
     draws = as_executed({"stack": draw_of(mask)}, execution)
