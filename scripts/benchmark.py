@@ -61,7 +61,7 @@ SIZES = ("tiny", "cpu", "gpu")
 
 def main(argv: Sequence[str] | None = None) -> None:
   """Prints the tables of the suites that the flags name."""
-  args = _parser().parse_args(argv)
+  args = parse_args(argv)
   size = args.size or ("cpu" if jax.default_backend() == "cpu" else "gpu")
   head = results.header()
   print(results.header_markdown(head), flush=True)
@@ -82,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(1)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+  """The suite, its size, and where its tables go."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawTextHelpFormatter
   )
@@ -94,14 +95,20 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument(
     "--rounds",
-    type=int,
+    type=_positive,
     default=9,
     help="rounds that count, after two that do not; default: 9",
   )
   parser.add_argument(
     "--json", type=Path, metavar="FILE", help="write header and tables there"
   )
-  return parser
+  return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+  if not text.isdecimal() or not int(text):
+    raise argparse.ArgumentTypeError(f"{text!r}, expected at least 1")
+  return int(text)
 
 
 if __name__ == "__main__":

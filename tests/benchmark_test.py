@@ -247,6 +247,14 @@ def test_suites_whose_packages_are_missing_are_left_out(monkeypatch, capsys):
   assert "input: no-such-package not installed" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["0", "-1", "x", ""])
+def test_a_number_of_rounds_is_at_least_1(text, capsys):
+  with pytest.raises(SystemExit) as info:
+    benchmark.main([f"--rounds={text}"])
+  assert info.value.code == 2
+  assert f"{text!r}, expected at least 1" in capsys.readouterr().err
+
+
 def test_the_suites_of_steps_need_few_packages():
   program = (
     "import sys; sys.path.insert(0, 'scripts'); import benchmark;"
