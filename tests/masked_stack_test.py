@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from raptr_jax.contracts import LayerDraw
 from raptr_jax.methods.draws import as_executed
@@ -246,3 +247,40 @@ def test_dropout_differs_between_layers_and_keys():
   assert not np.allclose(run(path, 0), run(other, 0))
   assert not np.allclose(run(path, 0), run(path, 1))
   np.testing.assert_array_equal(run(path, 0), run(path, 0))
+
+
+def products(jaxpr) -> int:
+  """Matrix products in a program, those in loops once."""
+  inner = (
+    products(part)
+    for equation in jaxpr.eqns
+    for part in jaxprs_in_params(equation.params)
+  )
+  return sum(e.primitive.name == "dot_general" for e in jaxpr.eqns) + sum(inner)
+
+
+@pytest.mark.parametrize(
+  ("remat", "repeated"),
+  [
+    # Query, key and value; scores; mixed values; out; MLP in. Nothing needs
+    # MLP out.
+    ("full", 5),
+    # Mixed values are kept.
+    ("attention", 4),
+    # Scores alone have a batch axis.
+    ("products", 1),
+  ],
+)
+@pytest.mark.parametrize("execution", ["gather", "cond"])
+def test_remat_says_which_products_run_again(remat, repeated, execution):
+  form = as_form(random_draw(0), execution)
+
+  def count(remat):
+    stack, params, x, mask = make_stack(remat=remat)
+
+    def apply(params):
+      return stack.apply(params, x, form, mask, dropout_key=None).sum()
+
+    return products(jax.make_jaxpr(jax.grad(apply))(params).jaxpr)
+
+  assert count(remat) == count("none") + repeated
