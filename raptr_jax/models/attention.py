@@ -115,8 +115,8 @@ def attend(
   if kernel in FUSED:  # What these keep has marks of their own.
     return function(query, keys, values, mask, scale)
   mixed = function(query, keys, values, mask, scale, bias, dropout)
-  mixed = checkpoint_name(mixed, ATTENTION)
-  return mixed
+  marked: Array = checkpoint_name(mixed, ATTENTION)
+  return marked
 
 
 def _obstacle_to_fusion(bias: Bias | None, dropout: Dropout | None) -> str:
