@@ -9,7 +9,7 @@ from raptr_jax.models.encoder_decoder import (
   EncoderDecoderConfig,
 )
 from raptr_jax.models.encoder_decoder_lm import EncoderDecoderLM
-from raptr_jax.models.relative_positions import RelativePositions
+from raptr_jax.models.relative_positions import RelativeBias
 from tests import families
 
 
@@ -136,7 +136,7 @@ def test_it_is_its_formulas_over_any_path():
 
 
 def buckets_of(offsets, *, bidirectional):
-  positions = RelativePositions(1, 32, 128, bidirectional, 1.0)
+  positions = RelativeBias(jnp.zeros((1, 32)), 128, bidirectional)
   everything = jnp.arange(-200, 201)
   found = np.asarray(positions.bucket(everything))
   expected = [

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from raptr_jax.models import flops
-from raptr_jax.models.attention import segment_bias
 from raptr_jax.models.bert import BertConfig, BertMaskedLM
+from raptr_jax.models.masks import Mask
 from tests.toy import ToyDataset
 
 
@@ -31,13 +31,13 @@ def unrolled_flops(config: BertConfig, batch) -> float:
     def blocks(module, batch):
       x = module.token_embedding(batch["tokens"])
       x = module.embedding_norm(x)
-      bias = segment_bias(batch["segment_ids"])
+      mask = Mask(batch["segment_ids"], batch["segment_ids"])
       layers = params["stack"]["layers"]
       one = module.stack.make_block(parent=None)
       for i in range(config.num_layers):
         layer = jax.tree.map(lambda p, i=i: p[i], layers)
         scale = jnp.ones(())
-        x = one.apply({"params": layer}, x, scale, bias, deterministic=True)
+        x = one.apply({"params": layer}, x, scale, mask, deterministic=True)
       return module.predict(x, batch["target_positions"]).sum()
 
     return block.apply({"params": params}, batch, method=blocks)

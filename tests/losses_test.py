@@ -17,8 +17,8 @@ HEAD = {
 }
 
 
-def head_of(params):
-  return lambda x: dense(x, params["kernel"], params["bias"])
+def head(params, x):
+  return dense(x, params["kernel"], params["bias"])
 
 
 def test_log_likelihood_is_that_of_log_softmax():
@@ -77,7 +77,8 @@ def test_chunks_change_neither_the_loss_nor_its_gradients(chunk_size):
   def sums_and_gradients(chunk_size):
     def loss(params, hidden):
       return losses.head_cross_entropy(
-        head_of(params),
+        head,
+        params,
         hidden,
         TARGETS,
         WEIGHTS,
@@ -94,8 +95,8 @@ def test_chunks_change_neither_the_loss_nor_its_gradients(chunk_size):
 
 
 def test_the_loss_of_a_head_is_that_of_its_logits():
-  sums = losses.head_cross_entropy(head_of(HEAD), HIDDEN, TARGETS, WEIGHTS)
-  expected = losses.cross_entropy(head_of(HEAD)(HIDDEN), TARGETS, WEIGHTS)
+  sums = losses.head_cross_entropy(head, HEAD, HIDDEN, TARGETS, WEIGHTS)
+  expected = losses.cross_entropy(head(HEAD, HIDDEN), TARGETS, WEIGHTS)
   for one, two in zip(jax.tree.leaves(sums), jax.tree.leaves(expected)):
     np.testing.assert_allclose(one, two, rtol=1e-6)
 
@@ -103,9 +104,9 @@ def test_the_loss_of_a_head_is_that_of_its_logits():
 @pytest.mark.parametrize("chunk_size", [None, 4, 5])
 def test_likelihoods_keep_their_tokens(chunk_size):
   got = losses.head_log_likelihood(
-    head_of(HEAD), HIDDEN, TARGETS, chunk_size=chunk_size
+    head, HEAD, HIDDEN, TARGETS, chunk_size=chunk_size
   )
-  expected = losses.token_log_likelihood(head_of(HEAD)(HIDDEN), TARGETS)
+  expected = losses.token_log_likelihood(head(HEAD, HIDDEN), TARGETS)
   np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
 
 
@@ -115,7 +116,8 @@ def test_chunks_take_less_memory_forward_and_backward():
   def memory(chunk_size):
     def loss(kernel, hidden):
       return losses.head_cross_entropy(
-        lambda x: x @ kernel,
+        lambda kernel, x: x @ kernel,
+        kernel,
         hidden,
         jnp.zeros(tokens, jnp.int32),
         jnp.ones(tokens),

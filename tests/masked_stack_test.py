@@ -5,12 +5,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from raptr_jax.contracts import LayerDraw, LayerPath
 from raptr_jax.methods.draws import as_executed
-from raptr_jax.models import attention
 from raptr_jax.models.bert import BertBlock, BertConfig
 from raptr_jax.models.masked_stack import MaskedStack, full_path
+from raptr_jax.models.masks import Mask
+from raptr_jax.models.remat import POLICIES
 
 L, B, T, D = 8, 2, 6, 16
 DROPOUT_KEY = jax.random.key(7)
@@ -33,29 +35,30 @@ def make_stack(**overrides):
   config_ = config(**overrides)
   stack = MaskedStack(functools.partial(BertBlock, config_), L, config_.remat)
   x = jax.random.normal(jax.random.key(1), (B, T, D))
-  bias = attention.segment_bias(jnp.asarray([[1] * 4 + [2] * 2, [1] * 5 + [0]]))
+  segment_ids = jnp.asarray([[1] * 4 + [2] * 2, [1] * 5 + [0]])
+  mask = Mask(segment_ids, segment_ids)
   init = jax.jit(functools.partial(stack.init, dropout_key=None))
-  params = nn.unbox(init(jax.random.key(0), x, full_path(L), bias))
-  return stack, params, x, bias
+  params = nn.unbox(init(jax.random.key(0), x, full_path(L), mask))
+  return stack, params, x, mask
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def run_layer(block, layer, x, bias, index, scale):
+def run_layer(block, layer, x, mask, index, scale):
   return block.apply(
     {"params": layer},
     x,
     scale,
-    bias,
+    mask,
     deterministic=False,
     rngs={"dropout": jax.random.fold_in(DROPOUT_KEY, index)},
   )
 
 
-def plain(block, params, x, draw, bias):
+def plain(block, params, x, draw, mask):
   """The reference: a Python loop over the kept layers."""
   for index in np.flatnonzero(draw.mask):
     layer = jax.tree.map(lambda p, i=index: p[i], params["params"]["layers"])
-    x = run_layer(block, layer, x, bias, index, draw.scale[index])
+    x = run_layer(block, layer, x, mask, index, draw.scale[index])
   return x
 
 
@@ -87,13 +90,13 @@ def with_free_slots(path: LayerPath, slots: int) -> LayerPath:
 
 @pytest.mark.parametrize("execution", ["gather", "cond"])
 def test_a_path_without_layers_is_the_identity(execution):
-  stack, params, x, bias = make_stack()
+  stack, params, x, mask = make_stack()
   empty = as_form(unscaled(np.zeros(L, bool)), execution)
 
   @jax.jit
   def output_and_gradient(params):
     def apply(params):
-      out = stack.apply(params, x, empty, bias, dropout_key=None)
+      out = stack.apply(params, x, empty, mask, dropout_key=None)
       return out.sum(), out
 
     grads, out = jax.grad(apply, has_aux=True)(params)
@@ -116,24 +119,24 @@ def assert_close(got, expected):
 @functools.cache
 def plain_gradient(norm, seed):
   """Gradients and output of the reference, which knows of no remat."""
-  _, params, x, bias = make_stack(norm=norm, dropout_rate=0.2)
+  _, params, x, mask = make_stack(norm=norm, dropout_rate=0.2)
   block = BertBlock(config(norm=norm, dropout_rate=0.2))
 
   def apply(params, x):
-    return loss(plain(block, params, x, random_draw(seed), bias))
+    return loss(plain(block, params, x, random_draw(seed), mask))
 
   return jax.grad(apply, (0, 1), has_aux=True)(params, x)
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
-@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize("remat", POLICIES)
 def test_cond_gather_and_a_plain_loop_agree(norm, remat):
-  stack, params, x, bias = make_stack(norm=norm, remat=remat, dropout_rate=0.2)
+  stack, params, x, mask = make_stack(norm=norm, remat=remat, dropout_rate=0.2)
 
   @jax.jit
   def run(params, x, form):
     def apply(params, x):
-      return loss(stack.apply(params, x, form, bias, dropout_key=DROPOUT_KEY))
+      return loss(stack.apply(params, x, form, mask, dropout_key=DROPOUT_KEY))
 
     return jax.grad(apply, (0, 1), has_aux=True)(params, x)
 
@@ -167,14 +170,14 @@ def test_free_slots_change_no_bit(norm, remat):
 
 @pytest.mark.parametrize("execution", ["cond", "gather"])
 def test_gradients_of_skipped_layers_are_exactly_zero(execution):
-  stack, params, x, bias = make_stack()
+  stack, params, x, mask = make_stack()
   draw = random_draw(3)
   form = as_form(draw, execution)
 
   @jax.jit
   def gradient(params):
     return jax.grad(
-      lambda p: loss(stack.apply(p, x, form, bias, dropout_key=None))[0]
+      lambda p: loss(stack.apply(p, x, form, mask, dropout_key=None))[0]
     )(params)
 
   grads = gradient(params)
@@ -186,21 +189,21 @@ def test_gradients_of_skipped_layers_are_exactly_zero(execution):
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_an_empty_path_is_the_identity(norm):
-  stack, params, x, bias = make_stack(norm=norm)
+  stack, params, x, mask = make_stack(norm=norm)
   for execution in ("cond", "gather"):
     form = as_form(unscaled(np.zeros(L, bool)), execution)
-    out = stack.apply(params, x, form, bias, dropout_key=None)
+    out = stack.apply(params, x, form, mask, dropout_key=None)
     np.testing.assert_array_equal(out, x)
 
 
 def test_cond_is_one_program_with_a_conditional_and_gather_one_a_length():
-  stack, params, x, bias = make_stack()
+  stack, params, x, mask = make_stack()
   traces = []
 
   @jax.jit
   def run(params, x, form):
     traces.append(jax.tree.map(jnp.shape, form))
-    return stack.apply(params, x, form, bias, dropout_key=None)
+    return stack.apply(params, x, form, mask, dropout_key=None)
 
   draws = [random_draw(seed) for seed in range(6)]
   for draw in draws:
@@ -222,11 +225,12 @@ def test_cond_is_one_program_with_a_conditional_and_gather_one_a_length():
 def compiled_gradient(length: int, remat: str, rows=16, tokens=32):
   stack, params, _, _ = make_stack(remat=remat)
   x = jnp.ones((rows, tokens, D))
-  bias = jnp.zeros((rows, 1, tokens, tokens))
+  segment_ids = jnp.ones((rows, tokens), jnp.int32)
+  mask = Mask(segment_ids, segment_ids)
   form = as_form(unscaled(np.arange(L) < length), "gather")
 
   def loss(params):
-    return stack.apply(params, x, form, bias, dropout_key=None).sum()
+    return stack.apply(params, x, form, mask, dropout_key=None).sum()
 
   return jax.jit(jax.grad(loss)).lower(params).compile()
 
@@ -263,15 +267,52 @@ def test_the_program_of_k_layers_loops_k_times():
 
 
 def test_dropout_differs_between_layers_and_keys():
-  stack, params, x, bias = make_stack(dropout_rate=0.5)
+  stack, params, x, mask = make_stack(dropout_rate=0.5)
   one = jax.tree.map(lambda p: jnp.broadcast_to(p[:1], p.shape), params)
   path = unscaled(np.arange(L) == 0).path()
   other = unscaled(np.arange(L) == 1).path()
 
   def run(path, seed):
     key = jax.random.key(seed)
-    return np.asarray(stack.apply(one, x, path, bias, dropout_key=key))
+    return np.asarray(stack.apply(one, x, path, mask, dropout_key=key))
 
   assert not np.allclose(run(path, 0), run(other, 0))
   assert not np.allclose(run(path, 0), run(path, 1))
   np.testing.assert_array_equal(run(path, 0), run(path, 0))
+
+
+def products(jaxpr) -> int:
+  """Matrix products in a program, those in loops once."""
+  inner = (
+    products(part)
+    for equation in jaxpr.eqns
+    for part in jaxprs_in_params(equation.params)
+  )
+  return sum(e.primitive.name == "dot_general" for e in jaxpr.eqns) + sum(inner)
+
+
+@pytest.mark.parametrize(
+  ("remat", "repeated"),
+  [
+    # Query, key and value; scores; mixed values; out; MLP in. Nothing needs
+    # MLP out.
+    ("full", 5),
+    # Mixed values are kept.
+    ("attention", 4),
+    # Scores alone have a batch axis.
+    ("products", 1),
+  ],
+)
+@pytest.mark.parametrize("execution", ["gather", "cond"])
+def test_remat_says_which_products_run_again(remat, repeated, execution):
+  form = as_form(random_draw(0), execution)
+
+  def count(remat):
+    stack, params, x, mask = make_stack(remat=remat)
+
+    def apply(params):
+      return stack.apply(params, x, form, mask, dropout_key=None).sum()
+
+    return products(jax.make_jaxpr(jax.grad(apply))(params).jaxpr)
+
+  assert count(remat) == count("none") + repeated

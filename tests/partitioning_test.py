@@ -1,3 +1,5 @@
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -5,20 +7,22 @@ from jax.sharding import PartitionSpec
 
 from raptr_jax.contracts import LayerDraw
 from raptr_jax.training import setup
+from raptr_jax.training.compiled_steps import abstract_draws
 from raptr_jax.training.partitioning import Partitioner
 from tests.toy import LAYERS, ToyDataset, make_experiment, make_model
 
 MASK = np.asarray([True, False, True, True])
+DRAWS = {"stack": LayerDraw(MASK, MASK.astype(np.float32)).path()}
 
 
-def step_on(tmp_path, **partitioner):
-  experiment = make_experiment(tmp_path, partitioner=Partitioner(**partitioner))
+def step_on(tmp_path, *, model_shards, **overrides):
+  partitioner = Partitioner(model_shards=model_shards)
+  experiment = make_experiment(tmp_path, partitioner=partitioner, **overrides)
   abstract = setup.abstract_state(experiment)
   state = setup.fresh_state(experiment, abstract)
   place = experiment.partitioner
-  batch = place.put_batch(next(ToyDataset().batches(0)))
-  path = LayerDraw(MASK, MASK.astype(np.float32)).path()
-  draws = place.put_replicated({"stack": path})
+  batch = place.put_batch(next(experiment.train_dataset.batches(0)))
+  draws = place.put_replicated(DRAWS)
   step = setup.jitted_step(experiment, abstract)
   return jax.device_get(step(state, batch, draws)), abstract
 
@@ -34,6 +38,53 @@ def test_data_and_tensor_parallel_steps_agree(tmp_path):
     jax.tree.leaves(state.opt_state), jax.tree.leaves(split_state.opt_state)
   ):
     np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
+
+
+def test_microbatches_of_every_shard_give_the_gradients_of_the_batch(tmp_path):
+  model = make_model(dropout_rate=0.0)
+  common = dict(
+    model=model, model_shards=2, train_dataset=ToyDataset(batch_size=16)
+  )
+  (_, whole), _ = step_on(tmp_path, **common)
+  (_, parts), _ = step_on(tmp_path, **common, num_microbatches=2)
+  for name, value in whole.items():
+    np.testing.assert_allclose(parts[name], value, rtol=1e-4)
+
+
+def reductions(program: str) -> list[tuple[str, str]]:
+  """(computation, shapes of its operands) of each all-reduce of a program."""
+  found, computation = [], ""
+  for line in program.splitlines():
+    if line and not line[0].isspace():
+      computation = line.split()[0]
+    shapes, reduces, _ = line.partition(" all-reduce(")
+    if reduces:
+      found.append(
+        (computation, re.sub(r"\S+ = |\{[\d,]*\}|/\*.*?\*/", "", shapes))
+      )
+  return found
+
+
+def test_gradients_of_microbatches_travel_once(tmp_path):
+  programs = {}
+  for count in (2, 4):
+    experiment = make_experiment(
+      tmp_path,
+      model=make_model(dropout_rate=0.0),
+      train_dataset=ToyDataset(batch_size=32),
+      num_microbatches=count,
+    )
+    abstract = setup.abstract_state(experiment)
+    step = setup.jitted_step(experiment, abstract)
+    draws = abstract_draws(DRAWS, experiment.partitioner.replicated)
+    batch = setup.abstract_batch(experiment)
+    compiled = step.lower(abstract, batch, draws).compile()
+    programs[count] = reductions(compiled.as_text())
+  assert programs[2] == programs[4]
+  assert {computation for computation, _ in programs[2]} == {"ENTRY"}
+  # Of the four layers, the three of the path travel.
+  shapes = "".join(shapes for _, shapes in programs[2])
+  assert "[3,16,3,2,8]" in shapes and "[4,16,3,2,8]" not in shapes
 
 
 def test_a_pooler_can_be_placed(tmp_path):
@@ -75,7 +126,7 @@ def test_a_mesh_that_does_not_divide_the_devices_is_an_error():
 
 def test_a_copy_of_the_model_over_several_hosts_is_an_error(monkeypatch):
   monkeypatch.setattr(jax, "process_count", lambda: 2)
-  Partitioner(model_shards=4)
+  Partitioner(model_shards=2)
   with pytest.raises(ValueError, match=r"model_shards = 8 spreads one copy"):
     Partitioner(model_shards=8)
 

@@ -251,8 +251,11 @@ class Run:
 
   @functools.cached_property
   def _score(self) -> Any:
-    replicated = self.experiment.partitioner.replicated
-    return jax.jit(self.model.score_batch, out_shardings=replicated)
+    partitioner = self.experiment.partitioner
+    return jax.jit(
+      partitioner.on_mesh(self.model.score_batch),
+      out_shardings=partitioner.replicated,
+    )
 
   def _text_losses(
     self, texts: str | Sequence[str], layers: Layers, repeats: int, seed: int

@@ -193,7 +193,8 @@ class TextPredictor:
   @functools.cached_property
   def _score_fn(self) -> Any:
     return jax.jit(
-      self.model.score_batch, out_shardings=self.partitioner.replicated
+      self.partitioner.on_mesh(self.model.score_batch),
+      out_shardings=self.partitioner.replicated,
     )
 
   def _score(self, batch: Batch) -> Float[np.ndarray, "B"]:

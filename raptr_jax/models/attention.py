@@ -1,211 +1,221 @@
-"""Attention, and the biases that say which tokens attend to which."""
+"""Attention: one meaning, and the implementations that compute it.
 
-import flax.linen as nn
+  plain    all logits [B, H, T, S] at once: the reference, and fast for short
+           rows.
+  chunked  a few queries at a time, computed again in the backward pass: memory
+           grows with S, not with T S. Any device, bias and dropout.
+  cudnn    cuDNN's flash attention, through `jax.nn.dot_product_attention`:
+           NVIDIA GPUs, 16-bit types; no bias, no dropout.
+  splash   JAX's Pallas kernel for TPUs: rows of a multiple of 128 tokens; no
+           bias, no dropout.
+
+"auto" takes the fused kernel of the device that is compiled for, if it can do
+what is asked, else "plain" for short rows and "chunked" for long ones.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Protocol
+
+import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, Int, Key
 
-from raptr_jax.contracts import Cache
-from raptr_jax.models.layers import (
-  Dense,
-  Initializer,
-  fan_in,
-  last_axis,
-  scores,
-)
+from raptr_jax.models.fused_attention import SPLASH_MULTIPLE, cudnn, splash
+from raptr_jax.models.layers import scores
+from raptr_jax.models.masks import Mask
+from raptr_jax.models.remat import ATTENTION
 
-NEVER = -1e9  # An attention bias; finite, so that no softmax gives NaN.
+KERNELS = ("auto", "plain", "chunked", "cudnn", "splash")
+NEVER = -1e9  # A logit that is masked; finite, so that no softmax gives NaN.
+# Queries of a chunk. Larger ones are hardly faster on any device.
+CHUNK = 256
 
 
-class SelfAttention(nn.Module):
-  """Multi-head self-attention.
+class Bias(Protocol):
+  """A bias that is computed for some queries at a time; a pytree."""
 
-  One product computes query, key and value, and the head axis comes before the
-  token axis in attention's own two products: both are markedly faster on CPU.
-  """
-
-  num_heads: int
-  kernel_init: Initializer
-  dropout_rate: float
-
-  @nn.compact
   def __call__(
-    self,
-    x: Float[Array, "B T D"],
-    bias: Float[Array, "B 1 T T"],
-    deterministic: bool,
-  ) -> Float[Array, "B T D"]:
-    batch, length, width = x.shape
-    head_dim = width // self.num_heads
-    qkv: Array = Dense(
-      (3, self.num_heads, head_dim),
-      ("embed", "qkv", "heads", "kv"),
-      self.kernel_init,
-      name="qkv",
-    )(x)
-    query, key, value = jnp.moveaxis(qkv, (2, 3), (0, 2))  # 3 x [B H T K]
-    logits = scores("bhtk,bhsk->bhts", query, key) * head_dim**-0.5 + bias
-    weights = jax.nn.softmax(logits).astype(x.dtype)
-    weights = nn.Dropout(self.dropout_rate)(weights, deterministic)
-    mixed = jnp.einsum("bhts,bhsk->bhtk", weights, value)
-    mixed = jnp.moveaxis(mixed, 1, 2).reshape(batch, length, width)
-    out = Dense((width,), ("heads", "embed"), self.kernel_init, name="out")
-    result: Array = out(mixed)
-    return result
+    self, first: int | Int[Array, ""], rows: int, columns: int
+  ) -> Float[Array, "1 H rows columns"]:
+    """What is added to the logits of the queries from `first` on."""
 
 
-class Attention(nn.Module):
-  """Multi-head attention in two parts, so that keys and values can be cached.
+@flax.struct.dataclass
+class Dropout:
+  """Dropout of attention weights; every query has a key of its own.
 
-  Its linear maps have no biases. A head of keys and values may serve several
-  query heads (grouped-query attention, arXiv 2305.13245).
+  So all implementations, and chunks of any size, drop the same weights.
 
   Attributes:
-    features: D of the output.
-    num_heads: H.
-    head_dim: K.
-    num_kv_heads: G, heads of keys and values; divides H.
-    dropout_rate: of attention weights.
-    query_init: of the query kernel.
-    scaled: whether logits are divided by sqrt(K).
-    rotary_base: of rotary positions (RoPE, arXiv 2104.09864); None for none.
+    key: folded with the index of each query.
+    rate: the probability of a weight to be dropped.
   """
 
-  features: int
-  num_heads: int
-  head_dim: int
-  num_kv_heads: int
-  dropout_rate: float
-  query_init: Initializer = fan_in()
-  scaled: bool = True
-  rotary_base: float | None = None
+  key: Key[Array, ""]
+  rate: float = flax.struct.field(pytree_node=False)
 
-  def setup(self) -> None:
-    # Shared heads are not split: they may be fewer than the model shards.
-    shared = self.num_kv_heads < self.num_heads
-    kv_heads = "kv_heads" if shared else "heads"
-    self.query = Dense(
-      (self.num_heads, self.head_dim),
-      ("embed", "heads", "kv"),
-      self.query_init,
-      use_bias=False,
+  def __call__(
+    self, weights: Float[Array, "B H rows S"], first: int | Int[Array, ""]
+  ) -> Float[Array, "B H rows S"]:
+    """Weights of the queries from `first` on, some of them dropped."""
+    batch, heads, rows, columns = weights.shape
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(
+      self.key, first + jnp.arange(rows)
     )
-    self.key_value = Dense(
-      (2, self.num_kv_heads, self.head_dim),
-      ("embed", "key_value", kv_heads, "kv"),
-      fan_in(),
-      use_bias=False,
-    )
-    self.out = Dense(
-      (self.features,), ("heads", "embed"), fan_in(), use_bias=False
-    )
-    self.dropout = nn.Dropout(self.dropout_rate)
-
-  def keys_values(
-    self,
-    source: Float[Array, "B S D"],
-    positions: Int[Array, "B S"] | None = None,
-  ) -> tuple[Float[Array, "B G S K"], Float[Array, "B G S K"]]:
-    """Computes keys and values of the tokens that are attended to."""
-    keys, values = jnp.moveaxis(self.key_value(source), (2, 3), (0, 2))
-    return self._rotated(keys, positions), values
-
-  def attend(
-    self,
-    x: Float[Array, "B T D"],
-    keys: Float[Array, "B G S K"],
-    values: Float[Array, "B G S K"],
-    *biases: Float[Array, "#B #H T S"],
-    positions: Int[Array, "B T"] | None = None,
-    deterministic: bool = True,
-  ) -> Float[Array, "B T D"]:
-    """Attends from each token of x to the tokens of `keys` and `values`.
-
-    Args:
-      x: the tokens that attend.
-      keys: of the tokens that are attended to.
-      values: of the same tokens.
-      *biases: added to the logits; the first two axes may have size 1.
-      positions: of x, for rotary positions.
-      deterministic: whether dropout is off.
-    """
-    batch, length, _ = x.shape
-    queries = jnp.moveaxis(self.query(x), 2, 1)
-    queries = self._rotated(queries, positions)
-    # Query heads that share keys are stacked along T: one product per group.
-    grouped = (batch, self.num_kv_heads, -1, self.head_dim)
-    logits = scores("bgmk,bgsk->bgms", queries.reshape(grouped), keys)
-    logits = logits.reshape(batch, self.num_heads, length, keys.shape[2])
-    if self.scaled:
-      logits = logits * self.head_dim**-0.5
-    weights = jax.nn.softmax(sum(biases, logits)).astype(x.dtype)
-    weights = self.dropout(weights, deterministic)
-    weights = weights.reshape(*grouped[:3], keys.shape[2])
-    mixed = jnp.einsum("bgms,bgsk->bgmk", weights, values)
-    mixed = mixed.reshape(batch, self.num_heads, length, self.head_dim)
-    mixed = jnp.moveaxis(mixed, 1, 2).reshape(batch, length, -1)
-    out: Array = self.out(mixed)
-    return out
-
-  def _rotated(
-    self, x: Float[Array, "B H T K"], positions: Int[Array, "B T"] | None
-  ) -> Float[Array, "B H T K"]:
-    if self.rotary_base is None:
-      return x
-    if positions is None:
-      raise ValueError("Attention.rotary_base is set: expected positions.")
-    return rotary(x, positions, self.rotary_base)
+    keep = jax.vmap(
+      lambda key: jax.random.bernoulli(
+        key, 1 - self.rate, (batch, heads, columns)
+      ),
+      out_axes=2,
+    )(keys)
+    return jnp.where(keep, weights / (1 - self.rate), 0)
 
 
-def rotary(
-  x: Float[Array, "B H T K"], positions: Int[Array, "B T"], base: float
+def attend(
+  query: Float[Array, "B H T K"],
+  keys: Float[Array, "B G S K"],
+  values: Float[Array, "B G S K"],
+  mask: Mask,
+  *,
+  scale: float,
+  bias: Bias | None = None,
+  dropout: Dropout | None = None,
+  kernel: str = "auto",
 ) -> Float[Array, "B H T K"]:
-  """Rotates pairs of coordinates by an angle that grows with the position.
-
-  RoPE (arXiv 2104.09864), with coordinate i paired with i + K / 2. The product
-  of two rotated vectors depends only on the difference of their positions.
-  """
-  half = x.shape[-1] // 2
-  frequencies = base ** -(jnp.arange(half) / half)
-  angles = positions[:, None, :, None] * last_axis(frequencies, 4)
-  sin, cos = jnp.sin(angles), jnp.cos(angles)
-  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  rotated = (first * cos - second * sin, second * cos + first * sin)
-  return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
-
-
-def segment_bias(
-  segment_ids: Int[Array, "B T"],
-  source_ids: Int[Array, "B S"] | None = None,
-) -> Float[Array, "B 1 T S"]:
-  """0 between tokens of one packed segment, very negative elsewhere.
-
-  Padding has segment 0 and attends only to padding; nothing reads its output.
-  """
-  source_ids = segment_ids if source_ids is None else source_ids
-  same = segment_ids[:, None, :, None] == source_ids[:, None, None, :]
-  return mask_bias(same)
-
-
-def mask_bias(allowed: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
-  """0 where attention is allowed, very negative elsewhere."""
-  return jnp.where(allowed, 0.0, NEVER).astype(jnp.float32)
-
-
-def write_slots(
-  cache: Cache,
-  new: tuple[Float[Array, "B G T K"], Float[Array, "B G T K"]],
-  slot: Int[Array, ""],
-) -> Cache:
-  """Writes keys and values of T tokens to the slots from `slot` on.
+  """The mean of values, weighted by softmax(scale query . keys + bias).
 
   Args:
-    cache: of a layer, with `keys` and `values` [B G S K].
-    new: keys and values of the tokens.
-    slot: of the first token.
+    query: of the tokens that attend.
+    keys: of the tokens that are attended to. H is a multiple of G: that many
+      neighbouring heads share keys and values.
+    values: of the same tokens.
+    mask: who attends to whom.
+    scale: of the logits.
+    bias: added to the logits, such as T5's relative positions.
+    dropout: of the weights; None for none.
+    kernel: one of `KERNELS`.
+
+  Raises:
+    ValueError: the kernel cannot do what is asked.
   """
-  start = (0, 0, slot, 0)
-  return cache | {
-    name: jax.lax.dynamic_update_slice(cache[name], value, start)
-    for name, value in zip(("keys", "values"), new)
-  }
+  obstacle = _obstacle_to_fusion(bias, dropout)
+  if kernel == "auto":
+    kernel = _choose(query, keys, fusible=not obstacle)
+  elif kernel in FUSED and obstacle:
+    raise ValueError(
+      f"ATTENTION_KERNEL = {kernel!r} cannot compute {obstacle}: expected"
+      " 'auto', 'plain' or 'chunked'."
+    )
+  function = IMPLEMENTATIONS[kernel]
+  if kernel in FUSED:  # What these keep has marks of their own.
+    return function(query, keys, values, mask, scale)
+  mixed = function(query, keys, values, mask, scale, bias, dropout)
+  marked: Array = checkpoint_name(mixed, ATTENTION)
+  return marked
+
+
+def _obstacle_to_fusion(bias: Bias | None, dropout: Dropout | None) -> str:
+  """What no fused kernel can compute; "" if there is nothing."""
+  if bias is not None:
+    return "relative positions"
+  if dropout is not None:
+    return "dropout of attention weights (ATTENTION_DROPOUT_RATE)"
+  return ""
+
+
+def _choose(
+  query: Float[Array, "B H T K"],
+  keys: Float[Array, "B G S K"],
+  *,
+  fusible: bool,
+) -> str:
+  """The implementation for these shapes on the device of the mesh."""
+  length, source_length, width = query.shape[2], keys.shape[2], query.shape[3]
+  device = jax.sharding.get_abstract_mesh().abstract_device
+
+  def are_multiples(size: int) -> bool:
+    return length % size == 0 and source_length % size == 0
+
+  if fusible and device is not None:
+    if device.platform == "tpu" and are_multiples(SPLASH_MULTIPLE):
+      return "splash"
+    fits = are_multiples(2) and width % 8 == 0 and width <= 128
+    if "NVIDIA" in device.device_kind and query.dtype.itemsize == 2 and fits:
+      return "cudnn"
+  return "plain" if length <= CHUNK else "chunked"
+
+
+def _rows(
+  query: Float[Array, "B H rows K"],
+  keys: Float[Array, "B G S K"],
+  values: Float[Array, "B G S K"],
+  mask: Mask,
+  scale: float,
+  bias: Bias | None,
+  dropout: Dropout | None,
+  first: int | Int[Array, ""] = 0,
+) -> Float[Array, "B H rows K"]:
+  """Attention of the queries from `first` on."""
+  batch, heads, rows, width = query.shape
+  groups, columns = keys.shape[1:3]
+  # Query heads that share keys are stacked along T: one product per group.
+  grouped = query.reshape(batch, groups, -1, width)
+  logits = scores("bgmk,bgsk->bgms", grouped, keys)
+  logits = logits.reshape(batch, heads, rows, columns) * scale
+  if bias is not None:
+    logits = logits + bias(first, rows, columns)
+  logits = jnp.where(mask.allowed(first, rows), logits, NEVER)
+  weights = jax.nn.softmax(logits).astype(query.dtype)
+  if dropout is not None:
+    weights = dropout(weights, first)
+  weights = weights.reshape(batch, groups, -1, columns)
+  mixed = jnp.einsum("bgms,bgsk->bgmk", weights, values)
+  return mixed.reshape(query.shape)
+
+
+def _chunked(
+  query: Float[Array, "B H T K"],
+  keys: Float[Array, "B G S K"],
+  values: Float[Array, "B G S K"],
+  mask: Mask,
+  scale: float,
+  bias: Bias | None,
+  dropout: Dropout | None,
+) -> Float[Array, "B H T K"]:
+  """`_rows` for `CHUNK` queries at a time; nothing is kept between chunks."""
+  batch, heads, length, width = query.shape
+  rows = min(CHUNK, length)
+  count = -(-length // rows)
+  extra = count * rows - length
+  query = jnp.pad(query, ((0, 0), (0, 0), (0, extra), (0, 0)))
+  queries = jnp.pad(mask.queries, ((0, 0), (0, extra)))
+  mask = dataclasses.replace(mask, queries=queries)
+  chunks = jnp.moveaxis(query.reshape(batch, heads, count, rows, width), 2, 0)
+  # In float32, since their gradients are sums over chunks.
+  wide = keys.astype(jnp.float32), values.astype(jnp.float32)
+
+  @functools.partial(jax.checkpoint, prevent_cse=False)
+  def chunk(
+    first: Int[Array, ""], query: Float[Array, "B H rows K"]
+  ) -> Float[Array, "B H rows K"]:
+    keys, values = (x.astype(query.dtype) for x in wide)
+    return _rows(query, keys, values, mask, scale, bias, dropout, first)
+
+  firsts = jnp.arange(count) * rows
+  mixed = lax.map(lambda x: chunk(*x), (firsts, chunks))
+  mixed = jnp.moveaxis(mixed, 0, 2).reshape(batch, heads, -1, width)
+  return mixed[:, :, :length]
+
+
+FUSED = ("cudnn", "splash")
+IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
+  "plain": _rows,
+  "chunked": _chunked,
+  "cudnn": cudnn,
+  "splash": splash,
+}

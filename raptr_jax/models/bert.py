@@ -28,13 +28,15 @@ from raptr_jax.contracts import (
   StepFlops,
 )
 from raptr_jax.models import flops, layers, losses
-from raptr_jax.models.attention import SelfAttention, segment_bias
 from raptr_jax.models.checks import (
   check_batch,
   check_draws,
   check_dropout_key,
 )
+from raptr_jax.models.compute import ComputeConfig, check_choices
 from raptr_jax.models.masked_stack import MaskedStack, full_path
+from raptr_jax.models.masks import Mask
+from raptr_jax.models.multi_head_attention import SelfAttention
 
 READ = {  # What is read of a batch, by its axes.
   "tokens": "B T",
@@ -46,8 +48,8 @@ LEARNED = {"targets": "B P", "target_weights": "B P"}
 
 
 @dataclasses.dataclass(frozen=True)
-class BertConfig:
-  """Sizes and variants of a BERT.
+class BertConfig(ComputeConfig):
+  """Sizes and variants of a BERT; `ComputeConfig` has the others.
 
   Attributes:
     vocab_size: V.
@@ -61,9 +63,6 @@ class BertConfig:
     activation: "gelu" (exact, the original's) or "gelu_tanh".
     layer_norm_epsilon: added to the variance.
     init_stddev: of the truncated normal that initialises all kernels.
-    dropout_rate: of embeddings, attention weights and residual branches.
-    dtype: compute dtype; parameters and softmax are float32.
-    remat: "full" or "none", see `MaskedStack`.
     pooler: whether to add the dense layer on [CLS] that classifiers read.
   """
 
@@ -78,23 +77,18 @@ class BertConfig:
   activation: str = "gelu"
   layer_norm_epsilon: float = 1e-12
   init_stddev: float = 0.02
-  dropout_rate: float = 0.1
-  dtype: str = "float32"
-  remat: str = "full"
   pooler: bool = False
+  dropout_rate: float = dataclasses.field(default=0.1, kw_only=True)
 
   def __post_init__(self) -> None:
+    super().__post_init__()
     if self.embed_dim % self.num_heads:
       raise ValueError(
         f"bert.BertConfig.embed_dim = {self.embed_dim}, expected a multiple of"
         f" bert.BertConfig.num_heads = {self.num_heads}."
       )
-    layers.check_choices(
-      self,
-      norm=("post", "pre"),
-      activation=tuple(layers.ACTIVATIONS),
-      dtype=("float32", "bfloat16"),
-      remat=("full", "none"),
+    check_choices(
+      self, norm=("post", "pre"), activation=tuple(layers.ACTIVATIONS)
     )
 
   @property
@@ -119,26 +113,37 @@ class BertBlock(nn.Module):
     self,
     x: Float[Array, "B T D"],
     scale: Float[Array, ""],
-    bias: Float[Array, "B 1 T T"],
+    mask: Mask,
     deterministic: bool,
   ) -> Float[Array, "B T D"]:
     config = self.config
     init = config.kernel_init()
     attention = SelfAttention(
-      config.num_heads, init, config.dropout_rate, name="attention"
+      config.num_heads,
+      init,
+      config.attention_dropout,
+      config.attention_kernel,
+      name="attention",
     )
     mlp = layers.Mlp(config.mlp_width, config.activation, init, name="mlp")
-    norm = functools.partial(layers.LayerNorm, config.layer_norm_epsilon)
+    post = config.norm == "post"
+    norm = functools.partial(
+      layers.LayerNorm,
+      config.layer_norm_epsilon,
+      config.stream_dtype if post else config.dtype,
+    )
     attention_norm = norm(name="attention_norm")
     mlp_norm = norm(name="mlp_norm")
     dropout = nn.Dropout(config.dropout_rate, deterministic=deterministic)
     out: Array
-    if config.norm == "post":
-      mixed = dropout(attention(x, bias, deterministic))
+    if post:
+      narrow = x.astype(config.dtype)
+      mixed = dropout(attention(narrow, mask, deterministic))
       x = attention_norm(x + scale * mixed)
-      out = mlp_norm(x + scale * dropout(mlp(x)))
+      changed = dropout(mlp(x.astype(config.dtype)))
+      out = mlp_norm(x + scale * changed)
     else:
-      mixed = dropout(attention(attention_norm(x), bias, deterministic))
+      mixed = dropout(attention(attention_norm(x), mask, deterministic))
       out = x + scale * (mixed + dropout(mlp(mlp_norm(x + mixed))))
     return out
 
@@ -161,7 +166,7 @@ class Bert(nn.Module):
       layers.Embedding,
       features=config.embed_dim,
       embedding_init=init,
-      dtype=config.dtype,
+      dtype=config.stream_dtype,
     )
     norm = functools.partial(layers.LayerNorm, config.layer_norm_epsilon)
     self.token_embedding = embedding(config.vocab_size, axis="vocab")
@@ -215,9 +220,10 @@ class Bert(nn.Module):
     if dropout_key is not None:
       embedding_key, stack_key = jax.random.split(dropout_key)
       x = self.dropout(x, deterministic=False, rng=embedding_key)
-    bias = segment_bias(batch["segment_ids"])
-    x = self.stack(x, draw, bias, dropout_key=stack_key)
-    return self.final_norm(x) if self.config.norm == "pre" else x
+    mask = Mask(batch["segment_ids"], batch["segment_ids"])
+    x = self.stack(x, draw, mask, dropout_key=stack_key)
+    x = self.final_norm(x) if self.config.norm == "pre" else x
+    return x.astype(self.config.dtype)
 
   def pool(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B D"]:
     """Represents each row by its first token, [CLS]."""
@@ -283,7 +289,7 @@ class BertMaskedLM:
     """Cross entropy of the masked tokens, summed, in nats; see `Model`."""
     self._check(batch, READ | LEARNED, draws)
     check_dropout_key(dropout_key)
-    if self.config.dropout_rate == 0:
+    if not self.config.has_dropout:
       dropout_key = None
     logits = layers.apply(
       self.module, params, batch, draws["stack"], dropout_key

@@ -13,24 +13,20 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from raptr_jax.contracts import Cache, DeviceBatch, Draws, DropoutKey, LayerPath
 from raptr_jax.models import layers
-from raptr_jax.models.attention import (
-  Attention,
-  mask_bias,
-  segment_bias,
-  write_slots,
-)
+from raptr_jax.models.compute import ComputeConfig, check_choices
 from raptr_jax.models.language_model import check_loss
 from raptr_jax.models.masked_stack import MaskedStack
+from raptr_jax.models.masks import Mask
+from raptr_jax.models.multi_head_attention import Attention, write_slots
 
 
 @dataclasses.dataclass(frozen=True)
-class DecoderConfig:
-  """Sizes and variants of a decoder.
+class DecoderConfig(ComputeConfig):
+  """Sizes and variants of a decoder; `ComputeConfig` has the others.
 
   Attributes:
     vocab_size: V.
@@ -45,12 +41,9 @@ class DecoderConfig:
     tied_head: whether the embedding is also the output layer.
     rotary_base: of the rotary positions.
     norm_epsilon: added to the mean square.
-    dropout_rate: of embeddings, attention weights, MLP and residual branches.
     z_loss: factor on the squared log of the softmax's normaliser.
     label_smoothing: share of the target that is spread over the vocabulary.
     logits_chunk: tokens with logits in memory at once; None for all of a batch.
-    dtype: compute dtype; parameters, norms and softmax are float32.
-    remat: "full" or "none", see `MaskedStack`.
   """
 
   vocab_size: int
@@ -65,14 +58,12 @@ class DecoderConfig:
   tied_head: bool = True
   rotary_base: float = 10_000.0
   norm_epsilon: float = 1e-6
-  dropout_rate: float = 0.0
   z_loss: float = 0.0
   label_smoothing: float = 0.0
   logits_chunk: int | None = None
-  dtype: str = "float32"
-  remat: str = "full"
 
   def __post_init__(self) -> None:
+    super().__post_init__()
     if self.head_dim is None and self.embed_dim % self.num_heads:
       raise ValueError(
         f"decoder.DecoderConfig.embed_dim = {self.embed_dim}, expected a"
@@ -89,14 +80,15 @@ class DecoderConfig:
         f"decoder.DecoderConfig.num_kv_heads = {self.num_kv_heads}, expected a"
         f" divisor of decoder.DecoderConfig.num_heads = {self.num_heads}."
       )
-    layers.check_choices(
+    check_choices(
       self,
       attention=("prefix", "causal"),
       activation=tuple(layers.ACTIVATIONS),
-      dtype=("float32", "bfloat16"),
-      remat=("full", "none"),
     )
     check_loss(self)
+
+  def norm(self) -> layers.RMSNorm:
+    return layers.RMSNorm(self.norm_epsilon, self.dtype)
 
   @property
   def head_width(self) -> int:
@@ -114,16 +106,17 @@ class DecoderBlock(nn.Module):
 
   def setup(self) -> None:
     config = self.config
-    self.attention_norm = layers.RMSNorm(config.norm_epsilon)
+    self.attention_norm = config.norm()
     self.attention = Attention(
       features=config.embed_dim,
       num_heads=config.num_heads,
       head_dim=config.head_width,
       num_kv_heads=config.kv_heads,
-      dropout_rate=config.dropout_rate,
+      dropout_rate=config.attention_dropout,
       rotary_base=config.rotary_base,
+      kernel=config.attention_kernel,
     )
-    self.mlp_norm = layers.RMSNorm(config.norm_epsilon)
+    self.mlp_norm = config.norm()
     self.mlp = layers.GatedMlp(
       config.mlp_dim, config.activation, config.dropout_rate
     )
@@ -133,7 +126,7 @@ class DecoderBlock(nn.Module):
     self,
     x: Float[Array, "B T D"],
     scale: Float[Array, ""],
-    bias: Float[Array, "B 1 T T"],
+    mask: Mask,
     positions: Int[Array, "B T"],
     deterministic: bool,
   ) -> Float[Array, "B T D"]:
@@ -143,7 +136,7 @@ class DecoderBlock(nn.Module):
       normed,
       keys,
       values,
-      bias,
+      mask,
       positions=positions,
       deterministic=deterministic,
     )
@@ -154,7 +147,7 @@ class DecoderBlock(nn.Module):
     x: Float[Array, "B T D"],
     scale: Float[Array, ""],
     cache: Cache,
-    bias: Float[Array, "B 1 T S"],
+    mask: Mask,
     positions: Int[Array, "B T"],
     slot: Int[Array, ""],
   ) -> tuple[Float[Array, "B T D"], Cache]:
@@ -163,7 +156,7 @@ class DecoderBlock(nn.Module):
     new = self.attention.keys_values(normed, positions)
     cache = write_slots(cache, new, slot)
     mixed = self.attention.attend(
-      normed, cache["keys"], cache["values"], bias, positions=positions
+      normed, cache["keys"], cache["values"], mask, positions=positions
     )
     return self._add(x, scale, mixed, True), cache
 
@@ -201,13 +194,13 @@ class Decoder(nn.Module):
       config.embed_dim,
       axis="vocab",
       embedding_init=nn.initializers.normal(config.embed_dim**-0.5),
-      dtype=config.dtype,
+      dtype=config.stream_dtype,
     )
     self.dropout = nn.Dropout(config.dropout_rate)
     self.stack = MaskedStack(
       functools.partial(self.block, config), config.num_layers, config.remat
     )
-    self.final_norm = layers.RMSNorm(config.norm_epsilon)
+    self.final_norm = config.norm()
     if not config.tied_head:
       self.head = layers.output_layer(config.vocab_size)
 
@@ -228,20 +221,21 @@ class Decoder(nn.Module):
     if dropout_key is not None:
       embedding_key, stack_key = jax.random.split(dropout_key)
       x = self.dropout(x, deterministic=False, rng=embedding_key)
-    bias = self.training_bias(batch)
     x = self.stack(
-      x, draws["stack"], bias, batch["positions"], dropout_key=stack_key
+      x,
+      draws["stack"],
+      self.training_mask(batch),
+      batch["positions"],
+      dropout_key=stack_key,
     )
     return x
 
-  def training_bias(self, batch: DeviceBatch) -> Float[Array, "B 1 T T"]:
+  def training_mask(self, batch: DeviceBatch) -> Mask:
     """Lets a token read what precedes it in its own example, and all inputs."""
-    bias = segment_bias(batch["segment_ids"])
-    length = bias.shape[-1]
-    allowed = jnp.tri(length, dtype=bool)[None, None]
+    segment_ids, in_prefix = batch["segment_ids"], None
     if self.config.attention == "prefix":
-      allowed = allowed | (batch["in_prefix"] > 0)[:, None, None, :]
-    return bias + mask_bias(allowed)
+      in_prefix = batch["in_prefix"] > 0
+    return Mask(segment_ids, segment_ids, in_prefix, causal=True)
 
   def logits(
     self, hidden: Float[Array, "*batch D"]
@@ -262,12 +256,12 @@ class Decoder(nn.Module):
     tokens: Int[Array, "B T"],
     path: LayerPath,
     cache: Cache,
-    bias: Float[Array, "B 1 T S"],
+    mask: Mask,
     positions: Int[Array, "B T"],
   ) -> tuple[Float[Array, "B T D"], Cache]:
     """Hidden states of T more tokens; they take the next slots of the cache."""
     slot = cache["slot"]
     x, kept = self.stack.extend(
-      self.embed(tokens), path, cache["layers"], bias, positions, slot
+      self.embed(tokens), path, cache["layers"], mask, positions, slot
     )
     return x, cache | {"layers": kept, "slot": slot + tokens.shape[1]}

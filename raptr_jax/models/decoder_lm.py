@@ -6,16 +6,16 @@ from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from raptr_jax.contracts import AnyBatch, Cache, LayerPath, Params, StepFlops
 from raptr_jax.models import flops
-from raptr_jax.models.attention import mask_bias
 from raptr_jax.models.checks import check_axes, check_paths
 from raptr_jax.models.decoder import Decoder, DecoderBlock, DecoderConfig
 from raptr_jax.models.language_model import PROMPTS, LanguageModel
 from raptr_jax.models.layers import apply
 from raptr_jax.models.masked_stack import full_paths
+from raptr_jax.models.masks import Mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,14 +102,14 @@ class DecoderLM(LanguageModel):
       "prompt_slots": jnp.asarray(length, jnp.int32),
     }
     positions = jnp.broadcast_to(jnp.arange(length), (batch, length))
-    allowed = jnp.broadcast_to(in_prompt[:, None], (batch, length, slots))
-    if config.attention == "causal":
-      allowed = allowed & jnp.tri(length, slots, dtype=bool)[None]
-    hidden, cache = self._extend(
-      params, prompts, cache, path, allowed, positions
+    mask = Mask(
+      jnp.ones_like(positions),
+      in_prompt.astype(jnp.int32),
+      causal=config.attention == "causal",
     )
+    hidden, cache = self._extend(params, prompts, cache, path, mask, positions)
     last = jnp.take_along_axis(hidden, lengths[:, None, None] - 1, axis=1)
-    return self._head(params)(last[:, 0]), cache
+    return self._logits(params, last[:, 0]), cache
 
   def extend(
     self,
@@ -123,14 +123,15 @@ class DecoderLM(LanguageModel):
     check_paths(paths, self.stacks)
     slots = jnp.arange(cache["prompt"].shape[-1])
     written = (slots >= cache["prompt_slots"]) & (slots <= cache["slot"])
-    allowed = (cache["prompt"][0] | written[None])[:, None]
+    readable = (cache["prompt"][0] | written[None]).astype(jnp.int32)
+    mask = Mask(jnp.ones_like(readable[:, :1]), readable)
     positions = (
       cache["length"][0, :, None] + cache["slot"] - cache["prompt_slots"]
     )
     hidden, cache = self._extend(
-      params, tokens[:, None], cache, paths["stack"], allowed, positions
+      params, tokens[:, None], cache, paths["stack"], mask, positions
     )
-    return self._head(params)(hidden[:, 0]), cache
+    return self._logits(params, hidden[:, 0]), cache
 
   def _empty_slots(self, num_layers: int, batch: int, slots: int) -> Cache:
     """Room for the keys and values of all slots, in each layer of a path."""
@@ -145,18 +146,17 @@ class DecoderLM(LanguageModel):
     tokens: Int[Array, "B T"],
     cache: Cache,
     path: LayerPath,
-    allowed: Bool[Array, "B T S"],
+    mask: Mask,
     positions: Int[Array, "B T"],
   ) -> tuple[Float[Array, "B T D"], Cache]:
-    """Reads T tokens, each of which attends to the slots it is allowed to."""
-    bias = mask_bias(allowed[:, None])
+    """Reads T tokens, which attend to the slots of the cache by the mask."""
     hidden, cache = apply(
       self.module,
       params,
       tokens,
       path,
       cache,
-      bias,
+      mask,
       positions,
       method="extend",
     )

@@ -6,6 +6,8 @@ are not divided by sqrt(K) (the query's initialisation is), and relative
 positions in buckets, shared by all layers of a stack. The stacks "encoder" and
 "decoder" each have their own draw.
 
+T5.1.1 has no dropout in pretraining, which is the default here.
+
 One departure: no dropout between the decoder's last norm and the output layer.
 """
 
@@ -20,15 +22,15 @@ from jaxtyping import Array, Float, Int
 
 from raptr_jax.contracts import Cache, DeviceBatch, Draws, DropoutKey, LayerPath
 from raptr_jax.models import layers
-from raptr_jax.models.attention import (
-  Attention,
-  mask_bias,
-  segment_bias,
-  write_slots,
-)
+from raptr_jax.models.compute import ComputeConfig, check_choices
 from raptr_jax.models.language_model import check_loss
 from raptr_jax.models.masked_stack import MaskedStack
-from raptr_jax.models.relative_positions import RelativePositions
+from raptr_jax.models.masks import Mask
+from raptr_jax.models.multi_head_attention import Attention, write_slots
+from raptr_jax.models.relative_positions import (
+  RelativeBias,
+  RelativePositions,
+)
 
 Encoded: TypeAlias = Float[Array, "B S D"]
 Hidden: TypeAlias = Float[Array, "B T D"]
@@ -38,8 +40,8 @@ KeysValues: TypeAlias = tuple[Keys, Keys]
 
 
 @dataclasses.dataclass(frozen=True)
-class EncoderDecoderConfig:
-  """Sizes and variants of an encoder-decoder.
+class EncoderDecoderConfig(ComputeConfig):
+  """Sizes and variants of an encoder-decoder; `ComputeConfig` has the others.
 
   Attributes:
     vocab_size: V.
@@ -53,13 +55,9 @@ class EncoderDecoderConfig:
     position_buckets: number of buckets of relative positions.
     max_distance: all distances from here on share a bucket.
     norm_epsilon: added to the mean square.
-    dropout_rate: of embeddings, attention weights, MLP and residual branches;
-      T5.1.1 has none in pretraining.
     z_loss: factor on the squared log of the softmax's normaliser.
     label_smoothing: share of the target that is spread over the vocabulary.
     logits_chunk: tokens with logits in memory at once; None for all of a batch.
-    dtype: compute dtype; parameters, norms and softmax are float32.
-    remat: "full" or "none", see `MaskedStack`.
   """
 
   vocab_size: int
@@ -73,20 +71,13 @@ class EncoderDecoderConfig:
   position_buckets: int = 32
   max_distance: int = 128
   norm_epsilon: float = 1e-6
-  dropout_rate: float = 0.0
   z_loss: float = 0.0
   label_smoothing: float = 0.0
   logits_chunk: int | None = None
-  dtype: str = "float32"
-  remat: str = "full"
 
   def __post_init__(self) -> None:
-    layers.check_choices(
-      self,
-      activation=tuple(layers.ACTIVATIONS),
-      dtype=("float32", "bfloat16"),
-      remat=("full", "none"),
-    )
+    super().__post_init__()
+    check_choices(self, activation=tuple(layers.ACTIVATIONS))
     check_loss(self)
     if not 4 <= self.position_buckets < 2 * self.max_distance:
       raise ValueError(
@@ -103,16 +94,17 @@ class EncoderDecoderConfig:
       num_heads=self.num_heads,
       head_dim=self.head_dim,
       num_kv_heads=self.num_heads,
-      dropout_rate=self.dropout_rate,
+      dropout_rate=self.attention_dropout,
       query_init=layers.fan_in(1 / self.head_dim),
       scaled=False,
+      kernel=self.attention_kernel,
     )
 
   def mlp(self) -> layers.GatedMlp:
     return layers.GatedMlp(self.mlp_dim, self.activation, self.dropout_rate)
 
   def norm(self) -> layers.RMSNorm:
-    return layers.RMSNorm(self.norm_epsilon)
+    return layers.RMSNorm(self.norm_epsilon, self.dtype)
 
 
 class EncoderBlock(nn.Module):
@@ -132,14 +124,14 @@ class EncoderBlock(nn.Module):
     self,
     x: Encoded,
     scale: Scale,
-    bias: Float[Array, "B 1 S S"],
-    position_bias: Float[Array, "1 H S S"],
+    mask: Mask,
+    positions: RelativeBias,
     deterministic: bool,
   ) -> Encoded:
     normed = self.attention_norm(x)
     keys, values = self.attention.keys_values(normed)
     mixed = self.attention.attend(
-      normed, keys, values, bias, position_bias, deterministic=deterministic
+      normed, keys, values, mask, bias=positions, deterministic=deterministic
     )
     mixed = self.dropout(mixed, deterministic)
     changed = self.mlp(self.mlp_norm(x + mixed), deterministic)
@@ -167,18 +159,18 @@ class DecoderBlock(nn.Module):
     x: Hidden,
     scale: Scale,
     encoded: Encoded,
-    bias: Float[Array, "B 1 T T"],
-    position_bias: Float[Array, "1 H T T"],
-    cross_bias: Float[Array, "B 1 T S"],
+    mask: Mask,
+    positions: RelativeBias,
+    cross_mask: Mask,
     deterministic: bool,
   ) -> Hidden:
     normed = self.attention_norm(x)
     keys, values = self.attention.keys_values(normed)
     source = self.source(encoded)
     mixed = self.attention.attend(
-      normed, keys, values, bias, position_bias, deterministic=deterministic
+      normed, keys, values, mask, bias=positions, deterministic=deterministic
     )
-    return self._add(x, scale, mixed, source, cross_bias, deterministic)
+    return self._add(x, scale, mixed, source, cross_mask, deterministic)
 
   def source(self, encoded: Encoded) -> KeysValues:
     """Keys and values of the encoder's output: all that is read of it."""
@@ -189,18 +181,18 @@ class DecoderBlock(nn.Module):
     x: Hidden,
     scale: Scale,
     cache: Cache,
-    bias: Float[Array, "1 1 T S"],
-    position_bias: Float[Array, "1 H T S"],
-    cross_bias: Float[Array, "B 1 1 source"],
+    mask: Mask,
+    positions: RelativeBias,
+    cross_mask: Mask,
     slot: Int[Array, ""],
   ) -> tuple[Hidden, Cache]:
     """Reads T tokens; writes their keys and values from `slot` on."""
     normed = self.attention_norm(x)
     cache = write_slots(cache, self.attention.keys_values(normed), slot)
     mixed = self.attention.attend(
-      normed, cache["keys"], cache["values"], bias, position_bias
+      normed, cache["keys"], cache["values"], mask, bias=positions
     )
-    return self._add(x, scale, mixed, cache["source"], cross_bias, True), cache
+    return self._add(x, scale, mixed, cache["source"], cross_mask, True), cache
 
   def _add(
     self,
@@ -208,7 +200,7 @@ class DecoderBlock(nn.Module):
     scale: Scale,
     mixed: Hidden,
     source: KeysValues,
-    cross_bias: Float[Array, "B 1 T S"],
+    cross_mask: Mask,
     deterministic: bool,
   ) -> Hidden:
     """Adds the branches: self-attention (`mixed`), cross-attention, MLP."""
@@ -216,7 +208,7 @@ class DecoderBlock(nn.Module):
     crossed = self.cross_attention.attend(
       self.cross_attention_norm(x + branches),
       *source,
-      cross_bias,
+      cross_mask,
       deterministic=deterministic,
     )
     branches = branches + self.dropout(crossed, deterministic)
@@ -244,7 +236,7 @@ class EncoderDecoder(nn.Module):
       config.embed_dim,
       axis="vocab",
       embedding_init=nn.initializers.normal(1.0),
-      dtype=config.dtype,
+      dtype=config.stream_dtype,
     )
     positions = functools.partial(
       RelativePositions,
@@ -276,11 +268,12 @@ class EncoderDecoder(nn.Module):
     # For embeddings, layers and output.
     keys = layers.split_key(dropout_key, 3)
     x = self._dropped(self.token_embedding(tokens), keys[0])
-    places = jnp.arange(tokens.shape[1])
-    position_bias = self.encoder_positions(places, places)
-    bias = segment_bias(segment_ids)
     x = self.encoder(
-      x, draws["encoder"], bias, position_bias, dropout_key=keys[1]
+      x,
+      draws["encoder"],
+      Mask(segment_ids, segment_ids),
+      self.encoder_positions(),
+      dropout_key=keys[1],
     )
     return self._dropped(self.encoder_norm(x), keys[2])
 
@@ -296,15 +289,13 @@ class EncoderDecoder(nn.Module):
     encoded = self.encode(batch["encoder_tokens"], source_ids, draws, keys[0])
     keys = layers.split_key(keys[1], 3)
     x = self._dropped(self.token_embedding(batch["tokens"]), keys[0])
-    places = jnp.arange(x.shape[1])
-    causal = mask_bias(places[None, :] <= places[:, None])
     hidden: Array = self.decoder(
       x,
       draws["decoder"],
       encoded,
-      segment_bias(segment_ids) + causal[None, None],
-      self.decoder_positions(places, places),
-      segment_bias(segment_ids, source_ids),
+      Mask(segment_ids, segment_ids, causal=True),
+      self.decoder_positions(),
+      Mask(segment_ids, source_ids),
       dropout_key=keys[1],
     )
     return hidden
@@ -330,14 +321,15 @@ class EncoderDecoder(nn.Module):
   ) -> tuple[Float[Array, "B D"], Cache]:
     """The decoder's hidden state of one more token."""
     slot = cache["slot"]
-    slots = jnp.arange(cache["layers"]["keys"].shape[3])
+    written = jnp.arange(cache["layers"]["keys"].shape[3]) <= slot
+    one = jnp.ones((1, 1), jnp.int32)
     x, kept = self.decoder.extend(
       self.token_embedding(tokens[:, None]),
       path,
       cache["layers"],
-      mask_bias(slots <= slot)[None, None, None],
-      self.decoder_positions(slot[None], slots),
-      mask_bias(cache["prompt"][0, :, None, None]),
+      Mask(one, written.astype(jnp.int32)[None]),
+      self.decoder_positions(slot),
+      Mask(one, cache["prompt"][0].astype(jnp.int32)),
       slot,
     )
     return x[:, 0], cache | {"layers": kept, "slot": slot + 1}

@@ -141,4 +141,4 @@ class EncoderDecoderLM(LanguageModel):
     hidden, cache = apply(
       self.module, params, tokens, paths["decoder"], cache, method="extend"
     )
-    return self._head(params)(hidden), cache
+    return self._logits(params, hidden), cache

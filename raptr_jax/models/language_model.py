@@ -23,14 +23,14 @@ class LossConfig(Protocol):
   """What the loss of a language model depends on.
 
   Attributes:
-    dropout_rate: 0 for none.
+    has_dropout: whether anything is dropped.
     z_loss: factor on the squared log of the softmax's normaliser.
     label_smoothing: share of the target that is spread over the vocabulary.
     logits_chunk: tokens with logits in memory at once; None for all of a batch.
   """
 
   @property
-  def dropout_rate(self) -> float: ...
+  def has_dropout(self) -> bool: ...
 
   @property
   def z_loss(self) -> float: ...
@@ -88,10 +88,11 @@ class LanguageModel(abc.ABC):
     check_draws(draws, self.stacks)
     check_dropout_key(dropout_key)
     config = self.config
-    if config.dropout_rate == 0:
+    if not config.has_dropout:
       dropout_key = None
     return losses.head_cross_entropy(
-      self._head(params),
+      self._logits,
+      self._outside_stacks(params),
       self._hidden(params, batch, draws, dropout_key),
       batch["targets"],
       batch["target_weights"],
@@ -107,7 +108,8 @@ class LanguageModel(abc.ABC):
     check_batch(batch, self.features, self)
     check_draws(draws, self.stacks)
     scores = losses.head_log_likelihood(
-      self._head(params),
+      self._logits,
+      self._outside_stacks(params),
       self._hidden(params, batch, draws, None),
       batch["targets"],
       chunk_size=self.config.logits_chunk,
@@ -126,9 +128,12 @@ class LanguageModel(abc.ABC):
     )
     return hidden
 
-  def _head(self, params: Params) -> losses.Head:
-    def head(hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
-      logits: Array = apply(self.module, params, hidden, method="logits")
-      return logits
+  def _outside_stacks(self, params: Params) -> Params:
+    """Parameters without those of the layers: all that logits may need."""
+    return {name: x for name, x in params.items() if name not in self.stacks}
 
-    return head
+  def _logits(
+    self, params: Params, hidden: Float[Array, "*batch D"]
+  ) -> Float[Array, "*batch V"]:
+    logits: Array = apply(self.module, params, hidden, method="logits")
+    return logits

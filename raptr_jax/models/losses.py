@@ -5,17 +5,19 @@ they take more memory than all else. `head_cross_entropy` and
 `head_log_likelihood` compute them for one chunk of tokens at a time.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
-from raptr_jax.contracts import Metrics
+from raptr_jax.contracts import Metrics, Params
 from raptr_jax.models.layers import last_axis
+from raptr_jax.models.shards import batch_axes, num_shards, sum_over_shards
 
-# Hidden states [tokens, D] -> logits [tokens, V].
-Head = Callable[[Array], Array]
+# (its parameters, hidden states [tokens, D]) -> logits [tokens, V].
+Head = Callable[[Params, Array], Array]
 
 
 def token_log_likelihood(
@@ -76,6 +78,7 @@ def cross_entropy(
 
 def head_cross_entropy(
   head: Head,
+  params: Params,
   hidden: Float[Array, "*batch D"],
   targets: Int[Array, "*batch"],
   weights: Float[Array, "*batch"],
@@ -87,7 +90,8 @@ def head_cross_entropy(
   """`cross_entropy` of the logits that a head computes from hidden states.
 
   Args:
-    head: a pure function; gradients reach the parameters that it closes over.
+    head: a pure function, which closes over no arrays.
+    params: of the head.
     hidden: input of the head.
     targets: the true tokens.
     weights: of each target in the sums; 0 for padding.
@@ -100,30 +104,37 @@ def head_cross_entropy(
   Returns:
     What `cross_entropy` returns.
   """
+  tokens = _flat_tokens(hidden), targets.reshape(-1), weights.reshape(-1)
 
   def loss(
-    hidden: Float[Array, "tokens D"],
-    targets: Int[Array, "tokens"],
-    weights: Float[Array, "tokens"],
+    params: Params, hidden: Float[Array, "tokens D"], *rest: Array
   ) -> tuple[Float[Array, ""], Metrics]:
     return cross_entropy(
-      head(hidden),
-      targets,
-      weights,
+      head(params, hidden),
+      *rest,
       z_loss=z_loss,
       label_smoothing=label_smoothing,
     )
 
-  tokens = _flat_tokens(hidden), targets.reshape(-1), weights.reshape(-1)
   if chunk_size is None:
-    return loss(*tokens)
-  sums = _by_chunks(loss, tokens, chunk_size)
-  objective, metrics = jax.tree.map(lambda x: x.sum(0), sums)
-  return objective, metrics
+    return loss(params, *tokens)
+  # Left to XLA, devices would add up the head's gradient after each chunk.
+  axes = batch_axes()
+  size = max(1, chunk_size // num_shards(axes))
+
+  def of_shard(
+    params: Params, tokens: Sequence[Array]
+  ) -> tuple[Float[Array, ""], Metrics]:
+    sums = _by_chunks(functools.partial(loss, params), tokens, size)
+    objective, metrics = jax.tree.map(lambda x: x.sum(0), sums)
+    return objective, metrics
+
+  return sum_over_shards(of_shard, params, tokens, axes)
 
 
 def head_log_likelihood(
   head: Head,
+  params: Params,
   hidden: Float[Array, "*batch D"],
   targets: Int[Array, "*batch"],
   *,
@@ -137,7 +148,7 @@ def head_log_likelihood(
   def likelihood(
     hidden: Float[Array, "tokens D"], targets: Int[Array, "tokens"]
   ) -> Float[Array, "tokens"]:
-    return token_log_likelihood(head(hidden), targets)
+    return token_log_likelihood(head(params, hidden), targets)
 
   tokens = _flat_tokens(hidden), targets.reshape(-1)
   if chunk_size is None:

@@ -9,6 +9,11 @@ from jaxtyping import Array
 
 Args = ParamSpec("Args")
 
+ATTENTION = "attention"  # Marks attention's output, by `checkpoint_name`.
+# The forward pass of cuDNN's attention, as JAX names it: what it returns is all
+# that its backward pass needs.
+CUDNN = "dot_product_attention_fwd_wrapper"
+
 
 def checkpoint(
   function: Callable[Args, Array], remat: str
@@ -17,11 +22,28 @@ def checkpoint(
 
   Args:
     function: run inside of a loop.
-    remat: "full" keeps nothing, and runs the function again; "none" keeps all
+    remat: one of `POLICIES`, from the least memory to the most. "full" keeps
+      nothing, and runs the function again; "attention" keeps the output of
+      attention; "products" keeps also that of each product with parameters, so
+      that only element-wise operations run again; "none" keeps all
       intermediate values.
   """
-  policy = {"none": _all_but_slices, "full": None}[remat]
-  return jax.checkpoint(function, policy=policy, prevent_cse=False)
+  return jax.checkpoint(function, policy=POLICIES[remat], prevent_cse=False)
+
+
+def _attention(primitive: Primitive, *_: object, **params: object) -> bool:
+  """Keeps the output of attention, and what a fused kernel needs of it."""
+  if primitive.name == "name":
+    return params["name"] == ATTENTION
+  return primitive.name == CUDNN
+
+
+def _products(primitive: Primitive, *args: object, **params: object) -> bool:
+  """Keeps as `_attention` does, and the products without a batch axis."""
+  no_batch = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  return _attention(primitive, *args, **params) or no_batch(
+    primitive, *args, **params
+  )
 
 
 def _all_but_slices(primitive: Primitive, *_: object, **__: object) -> bool:
@@ -30,3 +52,11 @@ def _all_but_slices(primitive: Primitive, *_: object, **__: object) -> bool:
   Those are slices of the stacked parameters, and reshapes of slices.
   """
   return primitive.name not in ("dynamic_slice", "squeeze", "reshape")
+
+
+POLICIES = {
+  "full": None,
+  "attention": _attention,
+  "products": _products,
+  "none": _all_but_slices,
+}

@@ -6,7 +6,9 @@ every shard of a batch runs the same draw of layers.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, TypeVar
 
 import flax.linen as nn
 import jax
@@ -15,6 +17,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree, Shaped
 
 from raptr_jax.contracts import Batch, DeviceBatch
+
+Args = ParamSpec("Args")
+Result = TypeVar("Result")
 
 # Tensor parallelism over heads, MLP units and vocabulary; axes of other names
 # are not split.
@@ -56,6 +61,12 @@ class Partitioner:
     )
 
   @property
+  def replica_axes(self) -> tuple[str, ...]:
+    """The mesh axes along which devices have copies of the parameters."""
+    shape, split = self.mesh.shape, {axis for _, axis in self.rules}
+    return tuple(a for a in shape if a not in split and shape[a] > 1)
+
+  @property
   def replicated(self) -> NamedSharding:
     return NamedSharding(self.mesh, PartitionSpec())
 
@@ -67,6 +78,19 @@ class Partitioner:
     """Shardings of a state whose leaves are boxed with axis names."""
     specs = nn.get_partition_spec(boxed_state)
     return nn.logical_to_mesh_sharding(specs, self.mesh, self.rules)
+
+  def on_mesh(self, function: Callable[Args, Result]) -> Callable[Args, Result]:
+    """The function, traced so that it knows the mesh that it is compiled for.
+
+    Models choose kernels by the mesh's devices, and map them over its axes.
+    """
+
+    @functools.wraps(function)
+    def traced(*args: Args.args, **kwargs: Args.kwargs) -> Result:
+      with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+        return function(*args, **kwargs)
+
+    return traced
 
   def put_batch(self, batch: Batch) -> DeviceBatch:
     """Global arrays [B, ...] from this host's part of a batch."""

@@ -88,9 +88,10 @@ def jitted_step(experiment: Experiment, abstract: TrainState) -> Wrapped:
     optimizer=experiment.optimizer,
     dropout_key=experiment.keys()["dropout"],
     num_microbatches=experiment.num_microbatches,
+    replica_axes=experiment.partitioner.replica_axes,
   )
   return jax.jit(
-    step,
+    experiment.partitioner.on_mesh(step),
     donate_argnums=0,
     out_shardings=(_placement(abstract), experiment.partitioner.replicated),
   )

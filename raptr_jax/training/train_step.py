@@ -1,5 +1,6 @@
 """One training step, pure: (state, batch, draws) -> (state, metrics)."""
 
+import functools
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -8,10 +9,21 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key, Shaped
 
-from raptr_jax.contracts import DeviceBatch, Draws, Metrics, Model, Params
+from raptr_jax.contracts import (
+  DeviceBatch,
+  Draws,
+  LayerPath,
+  Metrics,
+  Model,
+  Params,
+)
+from raptr_jax.methods.layer_rows import TreePath, of_stack
+from raptr_jax.models.shards import sum_over_shards
 from raptr_jax.training.optim import Optimizer
 from raptr_jax.training.state import TrainState
 
+# Parameters, draws, and the key of the step: what every shard has whole.
+Whole: TypeAlias = tuple[Params, Draws, Key[Array, ""]]
 Sums: TypeAlias = tuple[Params, Metrics]  # Gradients and metrics.
 
 
@@ -24,6 +36,7 @@ def train_step(
   model: Model,
   optimizer: Optimizer,
   num_microbatches: int = 1,
+  replica_axes: tuple[str, ...] = (),
 ) -> tuple[TrainState, Metrics]:
   """Trains the paths of `draws` on one batch.
 
@@ -31,28 +44,31 @@ def train_step(
     state: donated by the caller.
     batch: features [B, ...]; B is a multiple of `num_microbatches`.
     draws: layers that run, the same ones in every microbatch.
-    dropout_key: folded with the step and the index of the microbatch.
+    dropout_key: folded with the step and the index of the microbatch, and, if
+      gradients are summed over `replica_axes`, with that of the shard.
     model: whose loss is minimised, as a mean over all targets of the batch.
     optimizer: updates the parameters.
     num_microbatches: parts of the batch, whose gradients are summed one after
       another.
+    replica_axes: mesh axes along which devices have copies of the parameters.
+      With several microbatches, each copy sums its own gradients, and the sums
+      are added once; with one, XLA adds those of a layer as soon as it has
+      them, while it computes the next.
 
   Returns:
     The next state, and the metrics of `model.loss_fn` with `grad_norm`, the
     norm of the gradient before clipping.
   """
   step_key = jax.random.fold_in(dropout_key, state.step)
-  grad_fn = jax.grad(model.loss_fn, has_aux=True)
-
-  def gradient(index: int | Int[Array, ""], microbatch: DeviceBatch) -> Sums:
-    key = jax.random.fold_in(step_key, index)
-    grads, metrics = grad_fn(state.params, microbatch, draws, key)
-    return grads, metrics
-
+  gradient = functools.partial(_gradient, model)
+  whole = (state.params, draws, step_key)
   if num_microbatches == 1:
-    grads, metrics = gradient(0, batch)
+    grads, metrics = gradient(whole, 0, batch)
   else:
-    grads, metrics = _sum_over_microbatches(gradient, batch, num_microbatches)
+    accumulate = functools.partial(
+      _sum_over_microbatches, gradient, num_microbatches
+    )
+    grads, metrics = _sum_over_copies(accumulate, whole, batch, replica_axes)
 
   weight = jnp.maximum(metrics["weight"], 1)
   grads = jax.tree.map(lambda g: g / weight, grads)
@@ -67,12 +83,24 @@ def train_step(
   return TrainState(state.step + 1, params, opt_state), metrics
 
 
-def _sum_over_microbatches(
-  gradient: Callable[[Int[Array, ""], DeviceBatch], Sums],
-  batch: DeviceBatch,
-  num_microbatches: int,
+def _gradient(
+  model: Model, whole: Whole, index: int | Int[Array, ""], batch: DeviceBatch
 ) -> Sums:
-  """Sums `gradient(index, microbatch)` in the memory of one microbatch."""
+  """Sums over a microbatch, from (parameters, draws, key)."""
+  params, draws, key = whole
+  key = jax.random.fold_in(key, index)
+  grad_fn = jax.grad(model.loss_fn, has_aux=True)
+  grads, metrics = grad_fn(params, batch, draws, key)
+  return grads, metrics
+
+
+def _sum_over_microbatches(
+  gradient: Callable[[Whole, Int[Array, ""], DeviceBatch], Sums],
+  num_microbatches: int,
+  whole: Whole,
+  batch: DeviceBatch,
+) -> Sums:
+  """Sums of the whole batch, in the memory of one microbatch."""
 
   def split(
     x: Shaped[Array, "B ..."],
@@ -83,10 +111,60 @@ def _sum_over_microbatches(
   def add(
     total: Sums, part: tuple[Int[Array, ""], DeviceBatch]
   ) -> tuple[Sums, None]:
-    return jax.tree.map(jnp.add, total, gradient(*part)), None
+    return jax.tree.map(jnp.add, total, gradient(whole, *part)), None
 
   parts = (jnp.arange(num_microbatches), jax.tree.map(split, dict(batch)))
-  shapes = jax.eval_shape(gradient, *jax.tree.map(lambda x: x[0], parts))
+  first = jax.tree.map(lambda x: x[0], parts)
+  shapes = jax.eval_shape(gradient, whole, *first)
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
   (grads, metrics), _ = jax.lax.scan(add, zeros, parts)
   return grads, metrics
+
+
+def _sum_over_copies(
+  accumulate: Callable[[Whole, DeviceBatch], Sums],
+  whole: Whole,
+  batch: DeviceBatch,
+  axes: tuple[str, ...],
+) -> Sums:
+  """Sums over a batch, of which each copy of the parameters has a part.
+
+  They travel once, and of a path's gradients only the rows of its layers.
+  """
+  if not axes:
+    return accumulate(whole, batch)
+  params, draws, _ = whole
+
+  def of_copy(whole: Whole, batch: DeviceBatch) -> Sums:
+    params, draws, key = whole
+    key = jax.random.fold_in(key, jax.lax.axis_index(axes))
+    grads, metrics = accumulate((params, draws, key), batch)
+    rows = _map_kept(lambda grad, kept: grad[kept], draws, grads)
+    return rows, metrics
+
+  rows, metrics = sum_over_shards(of_copy, whole, dict(batch), axes)
+  grads = _map_kept(
+    lambda rows, kept, param: jnp.zeros_like(param).at[kept].set(rows),
+    draws,
+    rows,
+    params,
+  )
+  return grads, metrics
+
+
+def _map_kept(
+  function: Callable[..., Array], draws: Draws, tree: Params, *trees: Params
+) -> Params:
+  """Calls function(leaf, kept layers, ...) on the leaves of stacks with a path.
+
+  Other leaves of `tree` stay as they are.
+  """
+
+  def visit(path: TreePath, leaf: Array, *others: Array) -> Array:
+    draw = of_stack(path, draws)
+    if not isinstance(draw, LayerPath):
+      return leaf
+    return function(leaf, draw.indices, *others)
+
+  mapped: Params = jax.tree_util.tree_map_with_path(visit, tree, *trees)
+  return mapped

@@ -1,0 +1,78 @@
+"""Sums over a batch that each of its shards computes by itself.
+
+Left to XLA, a sum that grows in a loop is reduced over the devices in each
+round. Here each shard adds up its own part, and the parts are added once.
+
+A program knows the mesh that it is compiled for from `Partitioner.on_mesh`;
+without one, there is a single shard.
+"""
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+from jax import lax
+from jax.sharding import AxisType, PartitionSpec
+from jaxtyping import PyTree
+
+Whole = TypeVar("Whole", bound=PyTree)
+Split = TypeVar("Split", bound=PyTree)
+Sums = TypeVar("Sums", bound=PyTree)
+
+MODEL_AXIS = "model"  # The mesh axis that splits heads; others split batches.
+
+
+def automatic_axes() -> set[str]:
+  """The mesh axes that are left to XLA where this is called."""
+  mesh = jax.sharding.get_abstract_mesh()
+  kinds = zip(mesh.axis_names, mesh.axis_types)
+  return {name for name, kind in kinds if kind != AxisType.Manual}
+
+
+def batch_axes() -> tuple[str, ...]:
+  """Those of them over which batches are spread."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return tuple(
+    name
+    for name in mesh.axis_names
+    if name in automatic_axes() - {MODEL_AXIS} and mesh.shape[name] > 1
+  )
+
+
+def num_shards(axes: tuple[str, ...]) -> int:
+  """Number of shards along these axes of the mesh."""
+  shape = jax.sharding.get_abstract_mesh().shape
+  return math.prod(shape[name] for name in axes)
+
+
+def sum_over_shards(
+  function: Callable[[Whole, Split], Sums],
+  whole: Whole,
+  split: Split,
+  axes: tuple[str, ...],
+) -> Sums:
+  """`function(whole, split)`, by one shard at a time.
+
+  Args:
+    function: returns sums over the examples of `split`.
+    whole: every shard has all of it.
+    split: arrays whose first axis is spread over `axes` of the mesh.
+    axes: such as those of `batch_axes`; the function is called as it is if
+      there are none.
+  """
+  if not axes:
+    return function(whole, split)
+
+  def of_shard(whole: Whole, split: Split) -> Sums:
+    sums: Sums = lax.psum(function(whole, split), axes)
+    return sums
+
+  mapped: Callable[[Whole, Split], Sums] = jax.shard_map(
+    of_shard,
+    in_specs=(PartitionSpec(), PartitionSpec(axes)),
+    out_specs=PartitionSpec(),
+    axis_names=set(axes),
+    check_vma=False,
+  )
+  return mapped(whole, split)
