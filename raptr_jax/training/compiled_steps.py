@@ -47,17 +47,15 @@ class CompiledSteps(contextlib.AbstractContextManager["CompiledSteps"]):
     self._draws = draws
     self._partitioner = partitioner
     self._pool = concurrent.futures.ThreadPoolExecutor(1, "compile")
-    self._programs: dict[
-      tuple[int, ...], concurrent.futures.Future[Compiled]
-    ] = {}
+    self._programs: dict[int, concurrent.futures.Future[Compiled]] = {}
 
     def compile_for(draws: Draws) -> Compiled:
       abstract = abstract_draws(draws, partitioner.replicated)
       return step_fn.lower(abstract_state, abstract_batch, abstract).compile()
 
-    for step in draws.first_steps(start):
-      future = self._pool.submit(compile_for, draws.at(step))
-      self._programs[draws.program_key(step)] = future
+    for program in map(draws.program, draws.first_steps(start)):
+      future = self._pool.submit(compile_for, draws.example(program))
+      self._programs[program] = future
 
   def __call__(
     self, step: int, state: State, batch: DeviceBatch
@@ -71,11 +69,11 @@ class CompiledSteps(contextlib.AbstractContextManager["CompiledSteps"]):
 
   def ready(self, step: int) -> bool:
     """Whether the program of `step` is compiled."""
-    return self._programs[self._draws.program_key(step)].done()
+    return self._programs[self._draws.program(step)].done()
 
   def program(self, step: int) -> Compiled:
     """The program of `step`; waits until it is compiled."""
-    return self._programs[self._draws.program_key(step)].result()
+    return self._programs[self._draws.program(step)].result()
 
   def __exit__(
     self, error_type: type[BaseException] | None, *error: object

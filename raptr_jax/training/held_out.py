@@ -17,12 +17,7 @@ from raptr_jax.contracts import (
   Model,
   Params,
 )
-from raptr_jax.methods.draws import (
-  DrawTable,
-  as_executed,
-  lowest_layers,
-  stack_keys,
-)
+from raptr_jax.methods.draws import as_executed, lowest_layers, stack_keys
 from raptr_jax.methods.samplers import exact, path_keep_probabilities
 from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.metrics import unigram_loss
@@ -144,8 +139,11 @@ class HeldOutEvaluator:
       batch_keys = jax.random.split(keys[name], len(self._batches))
       masks = _draw_masks(batch_keys, probabilities)
       draws[name] = LayerDraw(np.asarray(masks), np.ones(masks.shape, "f4"))
-    table = DrawTable(draws, "gather")
-    return self._mean(params, [table.at(i) for i in range(len(self._batches))])
+    paths = [
+      as_executed(jax.tree.map(lambda x, i=i: x[i], draws), "gather")
+      for i in range(len(self._batches))
+    ]
+    return self._mean(params, paths)
 
   def by_path_lengths(
     self, params: Params, plan: Plan, key: Key[Array, ""]

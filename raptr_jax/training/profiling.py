@@ -43,8 +43,8 @@ def traced(
       if step not in chosen:
         yield step
         continue
-      stage, length = plan.stages[step] + 1, plan.draws.path_lengths[step]
-      name = f"stage {stage}, {length} layers"
+      stage, length = plan.stage_index(step), plan.draws.path_lengths[step]
+      name = f"stage {stage + 1}, {length} layers"
       with jax.profiler.StepTraceAnnotation(name, step_num=step):
         yield step
 

@@ -4,6 +4,8 @@ At each path length k of a model of L layers these programs take turns:
 
   dense-k   a model that has only k layers: the ideal
   gather    a path of k layers, the default execution
+  bucket    the same in a program that has room for two layers more, as if it
+            shared one with longer paths
   cond      the same, with a conditional around each layer
   multiply  all L layers, each branch multiplied by 0 or 1, as layer dropping is
             often written
@@ -33,7 +35,7 @@ from benchmarks.programs import (
 from benchmarks.results import Table
 from benchmarks.timing import ratio, take_turns
 from raptr_jax.contracts import Draws, LayerPath, Params
-from raptr_jax.methods.draws import EXECUTIONS, as_executed
+from raptr_jax.methods.draws import EXECUTIONS, as_executed, with_slots
 from raptr_jax.methods.layer_rows import in_layer_stack
 from raptr_jax.models.bert import BertConfig
 from raptr_jax.models.decoder import DecoderConfig
@@ -77,6 +79,7 @@ WORKLOADS = {
   ),
 }
 QUARTERS = (1, 2, 3, 4)  # Of L: the path lengths.
+UNUSED = 2  # Slots of a bucket.
 # Largest difference between gradients of the executions, over the gradient.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
 Case: TypeAlias = tuple[Trainer, Draws]
@@ -130,6 +133,7 @@ def _cases(
   """The programs that are compared at a path length."""
   num_layers = workload.config.num_layers
   draw = draw_of(spread_mask(num_layers, length))
+  path = draw.path()
   every_layer = np.arange(num_layers, dtype=np.int32)
   small = trainer
   if length < num_layers:
@@ -137,11 +141,14 @@ def _cases(
   all_of_small = draw_of(np.ones(length, bool))
   cases: dict[str, Case] = {
     "dense-k": (small, as_executed({"stack": all_of_small}, "gather")),
-    "gather": (trainer, as_executed({"stack": draw}, "gather")),
+    "gather": (trainer, {"stack": path}),
+    "bucket": (trainer, {"stack": with_slots(path, length + UNUSED)}),
     "cond": (trainer, as_executed({"stack": draw}, "cond")),
     # Scaled by 0, a pre-norm block is the identity.
     "multiply": (trainer, {"stack": LayerPath(every_layer, draw.scale)}),
   }
+  if length + UNUSED > num_layers:
+    del cases["bucket"]
   return {(length, name): case for name, case in cases.items()}
 
 
