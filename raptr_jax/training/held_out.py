@@ -78,6 +78,16 @@ class HeldOutEvaluator:
     """Whether the full model is evaluated after `step` steps."""
     return step in self._joints or (step > 0 and step % self._period == 0)
 
+  def next_due(self, step: int) -> int:
+    """The first step after `step` at which an evaluation is due."""
+    regular = (step // self._period + 1) * self._period
+    return min([regular, *(joint for joint in self._joints if joint > step)])
+
+  def compile(self, params: Params, depths: Mapping[str, int]) -> None:
+    """Compiles the program of `full` for parameters of these shapes."""
+    paths = self._partitioner.put_replicated(self._lowest(depths))
+    self._metrics.lower(params, self._batches[0], paths).compile()
+
   def full(
     self, params: Params, depths: Mapping[str, int] | None = None
   ) -> dict[str, float]:
