@@ -41,27 +41,30 @@ class LayerPath:
   """A draw given by the indices of its kept layers.
 
   The number of kept layers k is part of the type: each k compiles to its own
-  program, which does the work of k layers.
+  program, which does the work of k layers. Shorter paths can share it.
 
   Attributes:
     indices: kept layers, ascending.
     scale: factor on the residual branch of each kept layer.
+    used: false for entries after the last kept layer, which a conditional
+      skips; None if there are none, and no conditionals.
   """
 
   indices: Int[Array | np.ndarray, "k"]
   scale: Float[Array | np.ndarray, "k"]
+  used: Bool[Array | np.ndarray, "k"] | None = None
 
   def kept_mask(self, num_layers: int) -> Bool[Array, "L"]:
     """True for each of the L layers that is on the path."""
-    return jnp.zeros(num_layers, bool).at[self.indices].set(True)
+    kept = jnp.zeros(num_layers, bool).at[self.indices]
+    return kept.set(True) if self.used is None else kept.max(self.used)
 
 
 @flax.struct.dataclass
 class LayerDraw:
   """What a policy draws: the layers that run in a step, and their scales.
 
-  A `DrawTable` holds the draws of a whole run as one `LayerDraw` per stack
-  whose arrays have a leading step axis, [N, L].
+  Those of several steps are one `LayerDraw` whose arrays have a leading axis.
 
   Attributes:
     mask: true for a layer that runs; any other layer is the identity.

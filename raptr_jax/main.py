@@ -10,6 +10,7 @@ how to begin a method, a model or a task of your own.
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -88,6 +89,11 @@ def configure(argv: Sequence[str], description: str = "") -> argparse.Namespace:
   flags.gin_file = flags.gin_file or [_config_of_run(overrides)]
   if flags.run_mode == "eval" and EVALUATE not in flags.gin_file:
     flags.gin_file.append(EVALUATE)
+  if flags.profile_steps and flags.run_mode != "train":
+    raise ConfigurationError(
+      f"--profile_steps traces steps of training: leave out"
+      f" --run_mode={flags.run_mode}."
+    )
   if flags.target is not None:
     _aim(flags)
   configuration.parse(
@@ -167,7 +173,25 @@ def _parser(description: str) -> argparse.ArgumentParser:
     help="join the processes of a job on several hosts, each started with the"
     " same arguments",
   )
+  parser.add_argument(
+    "--profile_steps",
+    type=_first_and_end,
+    metavar="FIRST:END",
+    help="trace these steps, counted from 0 and without END, to"
+    " MODEL_DIR/profile, for XProf",
+  )
   return parser
+
+
+def _first_and_end(text: str) -> tuple[int, int]:
+  """The steps of `--profile_steps`."""
+  try:
+    first, end = map(int, text.split(":"))
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f"{text!r}, expected FIRST:END, such as 100:105"
+    ) from None
+  return first, end
 
 
 def _config_of_run(overrides: Sequence[str]) -> str:
@@ -247,6 +271,9 @@ def _run(flags: argparse.Namespace) -> None:
     jax.distributed.initialize()
   run = _opened()
   if isinstance(run, Experiment):
+    if flags.profile_steps:
+      with _mendable():
+        run = dataclasses.replace(run, profile_steps=flags.profile_steps)
     try:
       train(run, configuration.config_text())
     except Stopped as stopped:

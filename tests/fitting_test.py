@@ -86,3 +86,38 @@ def test_the_numbers_of_parts_divide_the_batch(experiment, compiled):
   parts = int(last.bindings["experiment.Experiment.num_microbatches"])
   shards = int(last.bindings.get("partitioning.Partitioner.model_shards", 1))
   assert 64 % (4 // shards * parts) == 0
+
+
+@pytest.fixture
+def compiled_remats(monkeypatch):
+  """What was compiled; a step needs 10 more bytes for each policy."""
+  compiled = []
+
+  def compile_step(experiment, draws):
+    remat = fitting.remat_of(experiment)
+    compiled.append((remat, experiment.num_microbatches))
+    temporary = 100 + 10 * fitting.REMATS.index(remat)
+    parts = experiment.num_microbatches
+    return CompiledStep(Memory(0, 0, 0, temporary // parts), 0.0, None)
+
+  monkeypatch.setattr(fitting, "compile_step", compile_step)
+  return compiled
+
+
+def test_room_to_spare_keeps_more_while_it_fits(experiment, compiled_remats):
+  found = list(fitting.keeping_more(experiment, {}, 115))
+  assert [t.bindings for t in found] == [
+    {"REMAT": "'attention'"},
+    {"REMAT": "'products'"},
+  ]
+  assert [t.step.memory.total for t in found] == [110, 120]
+
+
+def test_what_does_not_fit_keeps_least_first(experiment, compiled_remats):
+  experiment = fitting.with_remat(experiment, "none")
+  *_, last = search(experiment, 60)
+  assert last.bindings == {
+    "REMAT": "'full'",
+    "experiment.Experiment.num_microbatches": "2",
+  }
+  assert compiled_remats == [("none", 1), ("full", 1), ("full", 2)]

@@ -76,15 +76,16 @@ def test_contributing_shows_the_method_that_is_written(folder):
 
 def test_a_method(folder):
   main.configure(arguments(folder, "triangle.gin", name="method"))
-  plan = make_plan(gin.get_configurable("experiment.Experiment")())
+  run = gin.get_configurable("experiment.Experiment")()
   expected = [
     [1, 1, 0, 0],
     [1, 1, 2 / 3, 0],
     [1, 1, 1, 1 / 3],
   ]
-  np.testing.assert_allclose(
-    plan.keep_probabilities["stack"], expected, rtol=1e-6
-  )
+  planned = [run.policy.keep_probabilities(step) for step in range(3)]
+  np.testing.assert_allclose(planned, expected, rtol=1e-6)
+  plan = make_plan(run)
+  assert plan.expected_layers["stack"] == pytest.approx(8)
   assert plan.flop_factor_nominal == pytest.approx(12 / 8)
 
 

@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
-from raptr_jax.contracts import LayerDraw
+from raptr_jax.contracts import LayerDraw, LayerPath
 from raptr_jax.methods.draws import as_executed
 from raptr_jax.models.bert import BertBlock, BertConfig
 from raptr_jax.models.masked_stack import MaskedStack, full_path
@@ -77,6 +78,16 @@ def random_draw(seed: int) -> LayerDraw:
   return LayerDraw(mask, scale)
 
 
+def with_free_slots(path: LayerPath, slots: int) -> LayerPath:
+  """The path in a larger program, with nonsense in the slots without layer."""
+  free = (0, slots - len(path.indices))
+  return LayerPath(
+    np.pad(path.indices, free, constant_values=L - 1),
+    np.pad(path.scale, free, constant_values=np.nan),
+    np.arange(slots) < len(path.indices),
+  )
+
+
 @pytest.mark.parametrize("execution", ["gather", "cond"])
 def test_a_path_without_layers_is_the_identity(execution):
   stack, params, x, mask = make_stack()
@@ -137,6 +148,26 @@ def test_cond_gather_and_a_plain_loop_agree(norm, remat):
       assert_close(run(params, x, form), expected)
 
 
+@pytest.mark.parametrize(("norm", "remat"), [("pre", "none"), ("post", "full")])
+def test_free_slots_change_no_bit(norm, remat):
+  stack, params, x, bias = make_stack(norm=norm, remat=remat, dropout_rate=0.2)
+
+  @jax.jit
+  def run(params, x, path):
+    def apply(params, x):
+      return loss(stack.apply(params, x, path, bias, dropout_key=DROPOUT_KEY))
+
+    return jax.grad(apply, (0, 1), has_aux=True)(params, x)
+
+  some, none = random_draw(1), unscaled(np.zeros(L, bool))
+  for draw, slots in ((some, L), (some, int(some.mask.sum())), (none, L)):
+    path = draw.path()
+    shared = with_free_slots(path, slots)
+    found, expected = run(params, x, shared), run(params, x, path)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    np.testing.assert_array_equal(shared.kept_mask(L), draw.mask)
+
+
 @pytest.mark.parametrize("execution", ["cond", "gather"])
 def test_gradients_of_skipped_layers_are_exactly_zero(execution):
   stack, params, x, mask = make_stack()
@@ -187,6 +218,8 @@ def test_cond_is_one_program_with_a_conditional_and_gather_one_a_length():
   assert len(traces) == len({int(draw.mask.sum()) for draw in draws})
   path = as_form(draws[0], "gather")
   assert " conditional(" not in run.lower(params, x, path).compile().as_text()
+  path = with_free_slots(path, L)
+  assert " conditional(" in run.lower(params, x, path).compile().as_text()
 
 
 def compiled_gradient(length: int, remat: str, rows=16, tokens=32):
@@ -246,3 +279,40 @@ def test_dropout_differs_between_layers_and_keys():
   assert not np.allclose(run(path, 0), run(other, 0))
   assert not np.allclose(run(path, 0), run(path, 1))
   np.testing.assert_array_equal(run(path, 0), run(path, 0))
+
+
+def products(jaxpr) -> int:
+  """Matrix products in a program, those in loops once."""
+  inner = (
+    products(part)
+    for equation in jaxpr.eqns
+    for part in jaxprs_in_params(equation.params)
+  )
+  return sum(e.primitive.name == "dot_general" for e in jaxpr.eqns) + sum(inner)
+
+
+@pytest.mark.parametrize(
+  ("remat", "repeated"),
+  [
+    # Query, key and value; scores; mixed values; out; MLP in. Nothing needs
+    # MLP out.
+    ("full", 5),
+    # Mixed values are kept.
+    ("attention", 4),
+    # Scores alone have a batch axis.
+    ("products", 1),
+  ],
+)
+@pytest.mark.parametrize("execution", ["gather", "cond"])
+def test_remat_says_which_products_run_again(remat, repeated, execution):
+  form = as_form(random_draw(0), execution)
+
+  def count(remat):
+    stack, params, x, mask = make_stack(remat=remat)
+
+    def apply(params):
+      return stack.apply(params, x, form, mask, dropout_key=None).sum()
+
+    return products(jax.make_jaxpr(jax.grad(apply))(params).jaxpr)
+
+  assert count(remat) == count("none") + repeated

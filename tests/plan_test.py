@@ -11,12 +11,20 @@ def make_plan(tmp_path, **overrides):
   return plans.make_plan(make_experiment(tmp_path, **overrides))
 
 
-def test_the_stage_table(tmp_path):
-  table = make_plan(tmp_path).stage_table()
-  assert [(start, steps) for start, steps, _ in table] == [
+def test_the_stages(tmp_path):
+  plan = make_plan(tmp_path)
+  assert [(stage.start, stage.steps) for stage in plan.stages] == [
     (0, 4), (4, 4), (8, 4),
   ]  # fmt: skip
-  assert [round(mean["stack"], 6) for _, _, mean in table] == [2, 3, 4]
+  lengths = [stage.path_lengths["stack"] for stage in plan.stages]
+  assert lengths == pytest.approx([2, 3, 4])
+  # The first and the last layer always run, and the others by chance.
+  chances = [stage.chances.get("stack") for stage in plan.stages]
+  assert chances == [None, (0.5, 0.5), None]
+  assert plan.boundaries == (4, 8)
+  assert [plan.stage_index(n) for n in (0, 3, 4, 7, 8, 11)] == [
+    0, 0, 1, 1, 2, 2,
+  ]  # fmt: skip
 
 
 def test_factors_by_hand(tmp_path):
@@ -72,7 +80,8 @@ def test_the_rate_of_a_step_is_the_optimizers(tmp_path):
   rates = [
     float(experiment.optimizer.learning_rate(step)) for step in range(12)
   ]
-  np.testing.assert_allclose(plan.learning_rates, rates, rtol=1e-6)
+  planned = [plan.learning_rates.at(step) for step in range(12)]
+  np.testing.assert_allclose(planned, rates, rtol=1e-6)
 
 
 def test_a_method_for_another_depth_is_an_error(tmp_path):

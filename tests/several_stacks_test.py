@@ -13,7 +13,7 @@ import pytest
 
 from raptr_jax.contracts import LayerDraw
 from raptr_jax.methods import growth, layer_dropping, policies
-from raptr_jax.methods.draws import DrawTable, as_executed, draw_table
+from raptr_jax.methods.draws import as_executed, draw_table
 from raptr_jax.methods.schedule import stage_schedule
 from raptr_jax.training import dry_run, optim, setup
 from raptr_jax.training import plan as plans
@@ -27,6 +27,7 @@ from tests.toy import (
   ToyDataset,
   ToyEncoderDecoder,
   make_experiment,
+  scripted,
   shared_programs,
 )
 
@@ -97,7 +98,8 @@ def test_each_stack_has_a_schedule_of_its_own():
   decoder = [2] * 4 + [3] * 4 + [4] * 4
   assert plan.draws.stack_lengths["decoder"].tolist() == decoder
   assert plan.num_layers == 7
-  kept = [draw.mask.sum(1) for draw in plan.draws.by_stack.values()]
+  drawn = plan.draws.drawn.between(0, 12)
+  kept = [draw.mask.sum(1) for draw in drawn.values()]
   assert len(kept) == 2
   assert plan.draws.path_lengths.tolist() == sum(kept).tolist()
   assert plan.always_run["encoder"].tolist() == [True, False, True]
@@ -105,9 +107,13 @@ def test_each_stack_has_a_schedule_of_its_own():
 
 
 def test_a_stage_begins_where_one_of_any_stack_does():
-  table = make_plan().stage_table()
-  assert [row[:2] for row in table] == [(0, 4), (4, 2), (6, 2), (8, 4)]
-  lengths = [(row[2]["encoder"], row[2]["decoder"]) for row in table]
+  stages = make_plan().stages
+  assert [(stage.start, stage.steps) for stage in stages] == [
+    (0, 4), (4, 2), (6, 2), (8, 4),
+  ]  # fmt: skip
+  lengths = [
+    tuple(stage.path_lengths[name] for name in MODEL.stacks) for stage in stages
+  ]
   assert lengths == [(2, 2), (2, 3), (3, 3), (3, 4)]
 
 
@@ -140,7 +146,7 @@ def test_tokens_of_both_sides_are_counted():
 def test_one_policy_for_all_stacks_draws_independently():
   policy = layer_dropping.layerdrop(num_layers=4, drop_rate=0.5)
   run = make_run("unused", model=ToyEncoderDecoder(4, 4), policy=policy)
-  drawn = draw_table(run.policies, KEY, 4000, "gather").by_stack
+  drawn = draw_table(run.policies, KEY, 4000, "gather").drawn.between(0, 4000)
   mask = {name: draw.mask for name, draw in drawn.items()}
   for layer in range(4):
     both = mask["encoder"][:, layer] & mask["decoder"][:, layer]
@@ -154,7 +160,8 @@ def test_one_policy_for_all_stacks_draws_independently():
 def test_draws_do_not_depend_on_the_order_of_a_mapping():
   turned = dict(reversed(POLICIES.items()))
   draws, expected = (
-    plan.draws.by_stack for plan in (make_plan(policy=turned), make_plan())
+    plan.draws.drawn.between(0, 12)
+    for plan in (make_plan(policy=turned), make_plan())
   )
   for name in MODEL.stacks:
     np.testing.assert_array_equal(draws[name].mask, expected[name].mask)
@@ -170,13 +177,8 @@ def test_each_combination_of_lengths_is_a_program(execution, compiled):
     name: np.arange(size) < np.asarray(lengths[name])[:, None]
     for name, size in MODEL.stacks.items()
   }
-  table = DrawTable(
-    {
-      name: LayerDraw(mask, mask.astype(np.float32))
-      for name, mask in masks.items()
-    },
-    execution,
-  )
+  stacks = {name: scripted(mask) for name, mask in masks.items()}
+  table = draw_table(stacks, KEY, 5, execution)
   traced = []
 
   def step(state, batch, draws):

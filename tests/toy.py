@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from raptr_jax.contracts import LayerDraw
 from raptr_jax.methods import policies
 from raptr_jax.methods.schedule import stage_schedule
 from raptr_jax.models import flops, losses
@@ -103,6 +104,31 @@ class SpecDataset:
       name: rng.integers(most.get(name, 2), size=x.shape).astype(x.dtype)
       for name, x in self._spec.items()
     }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScriptedPolicy:
+  """Draws what it is told, step by step: masks and scales [N, L]."""
+
+  mask: np.ndarray
+  scale: np.ndarray
+  boundaries = ()
+
+  @property
+  def num_layers(self):
+    return self.mask.shape[1]
+
+  def __call__(self, key, step):
+    return LayerDraw(
+      jnp.asarray(self.mask)[step], jnp.asarray(self.scale)[step]
+    )
+
+  def keep_probabilities(self, step):
+    return jnp.asarray(self.mask)[step].astype(jnp.float32)
+
+
+def scripted(mask) -> ScriptedPolicy:
+  return ScriptedPolicy(mask, mask.astype(np.float32))
 
 
 def make_model(**overrides) -> BertMaskedLM:

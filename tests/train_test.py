@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from raptr_jax.methods import policies
+from raptr_jax.methods import path_buckets, policies
 from raptr_jax.methods.growth import GrowthPlan, grow
 from raptr_jax.methods.schedule import stage_schedule
 from raptr_jax.models.bert import BertMaskedLM
@@ -22,6 +22,7 @@ from raptr_jax.training.compiled_steps import CompiledSteps
 from raptr_jax.training.held_out import held_out_evaluator
 from raptr_jax.training.loop import train
 from raptr_jax.training.partitioning import Partitioner
+from raptr_jax.training.plan import make_plan
 from raptr_jax.training.signals import Stopped
 from tests.toy import (
   LAYERS,
@@ -102,6 +103,33 @@ def test_killed_and_started_again_it_ends_in_the_same_bits(
     train(dying)
   assert_it_ends_like(unbroken, make_experiment(tmp_path))
   assert entries(tmp_path, "eval") == entries(Path(unbroken.model_dir), "eval")
+
+
+def test_paths_that_share_programs_train_alike(tmp_path, monkeypatch):
+  policy = policies.constant(num_layers=LAYERS, path_length=3)
+  alone = make_experiment(tmp_path / "alone", policy=policy)
+  train(alone)
+  assert num_programs(alone) == 3
+  monkeypatch.setattr(path_buckets, "MOST_PROGRAMS", 2)
+  shared = make_experiment(tmp_path / "shared", policy=policy)
+  train(shared)
+  assert num_programs(shared) == 2
+  losses, expected = (
+    [(entry["loss"], entry["grad_norm"]) for entry in entries(folder, "train")]
+    for folder in (tmp_path / "shared", tmp_path / "alone")
+  )
+  np.testing.assert_allclose(losses, expected, rtol=1e-5)
+  dying = make_experiment(
+    tmp_path / "killed", policy=policy, train_dataset=DyingDataset(8)
+  )
+  with pytest.raises(Killed):
+    train(dying)
+  killed = make_experiment(tmp_path / "killed", policy=policy)
+  assert_it_ends_like(shared, killed)
+
+
+def num_programs(experiment) -> int:
+  return len(make_plan(experiment).draws.first_steps(0))
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])

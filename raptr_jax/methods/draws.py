@@ -1,26 +1,31 @@
-"""The draws of a whole run, laid out before its first step.
+"""The draws of a whole run, known before its first step.
 
 Draws are pure functions of the step, so a run knows in advance which programs
-it will need, when, and how many FLOPs it will spend.
+it will need, when, and how many FLOPs it will spend. For that it keeps the path
+lengths, a byte for each step of a stack. The draws themselves are drawn again
+when their steps come; see `by_step.py`.
 
-The journey of a draw: a policy draws `LayerDraw`s [N, L] into the `DrawTable`;
-`DrawTable.at(step)` gives the draws of one step in the form that the execution
-takes; the compiled step passes them to the model, and the model to its
-`MaskedStack`s.
+The journey of a draw: a policy draws `LayerDraw`s; `DrawTable.at(step)` gives
+those of a step in the form that the execution takes; the compiled step passes
+them to the model, and the model to its `MaskedStack`s.
 """
 
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key, UInt, UInt8
 
-from raptr_jax.contracts import Draws, LayerDraw, Policy
+from raptr_jax.contracts import Draws, LayerDraw, LayerPath, Policy, Step
+from raptr_jax.methods.by_step import PIECE, ByStep
+from raptr_jax.methods.path_buckets import Bucket, buckets_of_run
 
 EXECUTIONS = ("cond", "gather")
+
+Drawn: TypeAlias = Mapping[str, LayerDraw]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,65 +33,121 @@ class DrawTable:
   """The draws of steps 0, 1, ..., N - 1, on the host.
 
   Attributes:
-    by_stack: one `LayerDraw` of NumPy arrays [N, L] for each stack.
+    drawn: what the policies draw in each step, by stack.
+    stacks: L of each stack.
+    stack_lengths: number of layers of each stack that run in each step.
     execution: "cond" hands out `LayerDraw`s, "gather" `LayerPath`s; see
       `masked_stack.py`.
   """
 
-  by_stack: Mapping[str, LayerDraw]
+  drawn: ByStep[Drawn]
+  stacks: Mapping[str, int]
+  stack_lengths: Mapping[str, UInt[np.ndarray, "N"]]
   execution: str
 
-  def at(self, step: int) -> Draws:
-    """The draws of a step, in the form that the execution takes."""
-    return as_executed(
-      {
-        name: LayerDraw(draw.mask[step], draw.scale[step])
-        for name, draw in self.by_stack.items()
-      },
-      self.execution,
-    )
+  @property
+  def total_steps(self) -> int:
+    return self.drawn.total_steps
 
-  @functools.cached_property
-  def stack_lengths(self) -> Mapping[str, Int[np.ndarray, "N"]]:
-    """Number of layers of each stack that run in each step."""
+  def at(self, step: int) -> Draws:
+    """The draws of a step, in the form that its program takes."""
+    return self._for_program(self.drawn.at(step), self.program(step))
+
+  def slots(self, program: int) -> dict[str, int]:
+    """The most layers of each stack that a program runs."""
+    if self.execution == "cond":
+      return dict(self.stacks)
+    return dict(zip(self.stacks, self._buckets[program].slots))
+
+  def example(self, program: int) -> Draws:
+    """Draws of that many layers, in the form that a program takes."""
+    draws = lowest_layers(self.slots(program), self.stacks)
+    return self._for_program(draws, program)
+
+  def _for_program(self, draws: Drawn, program: int) -> Draws:
+    if self.execution == "cond":
+      return draws
+    bucket = self._buckets[program]
+    paths = {name: draws[name].path() for name in self.stacks}
     return {
-      name: np.asarray(draw.mask).sum(axis=1)
-      for name, draw in self.by_stack.items()
+      name: path if filled else with_slots(path, slots)
+      for (name, path), slots, filled in zip(
+        paths.items(), bucket.slots, bucket.filled
+      )
     }
 
-  @functools.cached_property
-  def path_lengths(self) -> Int[np.ndarray, "N"]:
-    """Number of layers that run in each step, over all stacks."""
-    by_stack = list(self.stack_lengths.values())
-    total: np.ndarray = np.sum(by_stack, axis=0)
-    return total
+  def program(self, step: int) -> int:
+    """The number of the program that runs a step.
+
+    One program serves all steps under `cond`; see `path_buckets.py` for those
+    of `gather`.
+    """
+    return 0 if self.execution == "cond" else int(self._bucket_of_step[step])
 
   def first_steps(self, start: int) -> list[int]:
     """The first step of each program that is needed from `start` on."""
-    if start >= len(self.path_lengths):
+    if start >= self.total_steps:
       return []
     if self.execution == "cond":
       return [start]
-    lengths = np.stack(list(self.stack_lengths.values()), axis=1)[start:]
-    _, first = np.unique(lengths, axis=0, return_index=True)
-    return [start + int(step) for step in np.sort(first)]
+    left = self._bucket_of_step[start:]
+    return sorted(start + int(np.argmax(left == n)) for n in np.unique(left))
 
-  def program_key(self, step: int) -> tuple[int, ...]:
-    """Identifies the program of a step; steps with equal keys share one.
+  @functools.cached_property
+  def _run(self) -> tuple[list[Bucket], UInt8[np.ndarray, "N"]]:
+    return buckets_of_run(list(self.stack_lengths.values()))
 
-    Under `cond` one program serves all steps; under `gather` each combination
-    of the stacks' path lengths has its own.
-    """
-    if self.execution == "cond":
-      return ()
-    return tuple(int(lengths[step]) for lengths in self.stack_lengths.values())
+  @property
+  def _buckets(self) -> list[Bucket]:
+    return self._run[0]
+
+  @property
+  def _bucket_of_step(self) -> UInt8[np.ndarray, "N"]:
+    return self._run[1]
+
+  @functools.cached_property
+  def path_lengths(self) -> UInt[np.ndarray, "N"]:
+    """Number of layers that run in each step, over all stacks."""
+    dtype = np.min_scalar_type(sum(self.stacks.values()))
+    total = np.zeros(self.total_steps, dtype)
+    for lengths in self.stack_lengths.values():
+      total += lengths
+    return total
+
+  def layers_run(self, steps: int) -> dict[str, int]:
+    """Layers of each stack that the first `steps` steps run."""
+    pieces = steps // PIECE
+    return {
+      name: int(
+        self._layers_of_pieces[name][:pieces].sum()
+        + lengths[pieces * PIECE : steps].sum()
+      )
+      for name, lengths in self.stack_lengths.items()
+    }
+
+  @functools.cached_property
+  def _layers_of_pieces(self) -> Mapping[str, UInt[np.ndarray, "pieces"]]:
+    starts = range(0, self.total_steps, PIECE)
+    return {
+      name: np.asarray([lengths[n : n + PIECE].sum() for n in starts])
+      for name, lengths in self.stack_lengths.items()
+    }
 
 
-def as_executed(draws: Mapping[str, LayerDraw], execution: str) -> Draws:
+def as_executed(draws: Drawn, execution: str) -> Draws:
   """Draws as the type that selects this execution."""
   if execution == "cond":
     return draws
   return {name: draw.path() for name, draw in draws.items()}
+
+
+def with_slots(path: LayerPath, slots: int) -> LayerPath:
+  """The same path in a larger program; the unused slots are at its end."""
+  length = len(path.indices)
+  indices, scale = (
+    np.pad(x, (0, slots - length)) for x in (path.indices, path.scale)
+  )
+  return LayerPath(indices, scale, np.arange(slots) < length)
 
 
 def lowest_layers(
@@ -108,23 +169,24 @@ def draw_table(
   total_steps: int,
   execution: str,
 ) -> DrawTable:
-  """Draws all steps of a run; stacks draw independently.
+  """Draws all steps of a run, of which it keeps the path lengths.
 
-  On the CPU where JAX has one: keys give the same bits everywhere, but another
-  kind of device may round probabilities differently.
+  Stacks draw independently.
   """
-  try:
-    device = jax.local_devices(backend="cpu")[0]
-  except RuntimeError:  # JAX_PLATFORMS names only the accelerator.
-    device = jax.local_devices()[0]
-  with jax.default_device(device):
-    steps = jnp.arange(total_steps, dtype=jnp.int32)
-    keys = stack_keys(jax.device_put(key, device), policies)
-    draws = {
-      name: jax.jit(jax.vmap(policy, (None, 0)))(keys[name], steps)
-      for name, policy in policies.items()
-    }
-  return DrawTable(jax.device_get(draws), execution)
+
+  def draw(keys: Mapping[str, Key[Array, ""]], step: Step) -> Drawn:
+    return {name: policies[name](keys[name], step) for name in policies}
+
+  keys = stack_keys(key, policies)
+  drawn: ByStep[Drawn] = ByStep(draw, total_steps, keys)
+  stacks = {name: policy.num_layers for name, policy in policies.items()}
+  lengths: dict[str, list[np.ndarray]] = {name: [] for name in stacks}
+  for piece in drawn.pieces(0, total_steps):
+    for name, size in stacks.items():
+      mask = np.asarray(piece[name].mask)
+      lengths[name].append(mask.sum(axis=1, dtype=np.min_scalar_type(size)))
+  stack_lengths = {name: np.concatenate(x) for name, x in lengths.items()}
+  return DrawTable(drawn, stacks, stack_lengths, execution)
 
 
 def stack_keys(

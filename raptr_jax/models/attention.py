@@ -22,11 +22,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, Key
 
 from raptr_jax.models.fused_attention import SPLASH_MULTIPLE, cudnn, splash
 from raptr_jax.models.layers import scores
 from raptr_jax.models.masks import Mask
+from raptr_jax.models.remat import ATTENTION
 
 KERNELS = ("auto", "plain", "chunked", "cudnn", "splash")
 NEVER = -1e9  # A logit that is masked; finite, so that no softmax gives NaN.
@@ -109,8 +111,12 @@ def attend(
       f"ATTENTION_KERNEL = {kernel!r} cannot compute {obstacle}: expected"
       " 'auto', 'plain' or 'chunked'."
     )
-  extra = () if kernel in FUSED else (bias, dropout)
-  return IMPLEMENTATIONS[kernel](query, keys, values, mask, scale, *extra)
+  function = IMPLEMENTATIONS[kernel]
+  if kernel in FUSED:  # What these keep has marks of their own.
+    return function(query, keys, values, mask, scale)
+  mixed = function(query, keys, values, mask, scale, bias, dropout)
+  marked: Array = checkpoint_name(mixed, ATTENTION)
+  return marked
 
 
 def _obstacle_to_fusion(bias: Bias | None, dropout: Dropout | None) -> str:

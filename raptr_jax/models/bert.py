@@ -126,15 +126,22 @@ class BertBlock(nn.Module):
       name="attention",
     )
     mlp = layers.Mlp(config.mlp_width, config.activation, init, name="mlp")
-    norm = functools.partial(layers.LayerNorm, config.layer_norm_epsilon)
+    post = config.norm == "post"
+    norm = functools.partial(
+      layers.LayerNorm,
+      config.layer_norm_epsilon,
+      config.stream_dtype if post else config.dtype,
+    )
     attention_norm = norm(name="attention_norm")
     mlp_norm = norm(name="mlp_norm")
     dropout = nn.Dropout(config.dropout_rate, deterministic=deterministic)
     out: Array
-    if config.norm == "post":
-      mixed = dropout(attention(x, mask, deterministic))
+    if post:
+      narrow = x.astype(config.dtype)
+      mixed = dropout(attention(narrow, mask, deterministic))
       x = attention_norm(x + scale * mixed)
-      out = mlp_norm(x + scale * dropout(mlp(x)))
+      changed = dropout(mlp(x.astype(config.dtype)))
+      out = mlp_norm(x + scale * changed)
     else:
       mixed = dropout(attention(attention_norm(x), mask, deterministic))
       out = x + scale * (mixed + dropout(mlp(mlp_norm(x + mixed))))
@@ -159,7 +166,7 @@ class Bert(nn.Module):
       layers.Embedding,
       features=config.embed_dim,
       embedding_init=init,
-      dtype=config.dtype,
+      dtype=config.stream_dtype,
     )
     norm = functools.partial(layers.LayerNorm, config.layer_norm_epsilon)
     self.token_embedding = embedding(config.vocab_size, axis="vocab")
@@ -215,7 +222,8 @@ class Bert(nn.Module):
       x = self.dropout(x, deterministic=False, rng=embedding_key)
     mask = Mask(batch["segment_ids"], batch["segment_ids"])
     x = self.stack(x, draw, mask, dropout_key=stack_key)
-    return self.final_norm(x) if self.config.norm == "pre" else x
+    x = self.final_norm(x) if self.config.norm == "pre" else x
+    return x.astype(self.config.dtype)
 
   def pool(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B D"]:
     """Represents each row by its first token, [CLS]."""

@@ -117,6 +117,11 @@ def check_paths(paths: object, stacks: Mapping[str, int]) -> None:
         f"The draw of the stack '{name}' is a LayerDraw, but writing needs a"
         " LayerPath, whose number of layers is known: call its method path()."
       )
+    if path.used is not None:
+      raise TypeError(
+        f"The path of the stack '{name}' has `used`, but writing needs one"
+        " whose slots are all used: leave it out."
+      )
 
 
 def check_dropout_key(key: Any) -> None:
@@ -144,15 +149,18 @@ def check_dropout_key(key: Any) -> None:
 
 def _check_path(stack: str, path: LayerPath, num_layers: int) -> None:
   shape, scale = np.shape(path.indices), np.shape(path.scale)
-  if len(shape) != 1 or scale != shape or shape[0] > num_layers:
+  used = shape if path.used is None else np.shape(path.used)
+  if len(shape) != 1 or {scale, used} != {shape} or shape[0] > num_layers:
     raise ValueError(
       f"The path of the stack '{stack}' has indices of the shape {shape} and"
-      f" scales of the shape {scale}, expected [k] for both, with k of at most"
-      f" {num_layers} layers."
+      f" scales of the shape {scale}, expected [k] for both (and for `used`),"
+      f" with k of at most {num_layers} layers."
     )
   if isinstance(path.indices, jax.core.Tracer):
     return
   indices = np.asarray(path.indices)
+  if path.used is not None:
+    indices = indices[np.asarray(path.used)]
   inside = (indices >= 0) & (indices < num_layers)
   if not inside.all() or (np.diff(indices) <= 0).any():
     raise ValueError(

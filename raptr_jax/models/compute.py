@@ -5,6 +5,8 @@ import dataclasses
 from raptr_jax.models.attention import KERNELS
 from raptr_jax.models.remat import POLICIES
 
+DTYPES = ("float32", "bfloat16")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
@@ -17,6 +19,8 @@ class ComputeConfig:
       kernels have none: 0 makes them usable.
     attention_kernel: one of `attention.KERNELS`.
     dtype: compute dtype; parameters, norms and softmax are float32.
+    residual_dtype: of the sum that each layer adds to; `dtype` if None. float32
+      loses nothing of many small changes, for twice the memory between layers.
     remat: one of `remat.POLICIES`: what is kept for the backward pass.
   """
 
@@ -24,15 +28,22 @@ class ComputeConfig:
   attention_dropout_rate: float | None = None
   attention_kernel: str = "auto"
   dtype: str = "float32"
+  residual_dtype: str | None = None
   remat: str = "full"
 
   def __post_init__(self) -> None:
     check_choices(
       self,
       attention_kernel=KERNELS,
-      dtype=("float32", "bfloat16"),
+      dtype=DTYPES,
+      residual_dtype=(None, *DTYPES),
       remat=tuple(POLICIES),
     )
+
+  @property
+  def stream_dtype(self) -> str:
+    """The dtype of what travels from layer to layer."""
+    return self.residual_dtype or self.dtype
 
   @property
   def attention_dropout(self) -> float:
@@ -47,7 +58,7 @@ class ComputeConfig:
     return self.dropout_rate > 0 or self.attention_dropout > 0
 
 
-def check_choices(config: object, **choices: tuple[str, ...]) -> None:
+def check_choices(config: object, **choices: tuple[str | None, ...]) -> None:
   """Raises ValueError if a field has a value that is not among its choices."""
   module = type(config).__module__.rpartition(".")[2]
   for name, allowed in choices.items():

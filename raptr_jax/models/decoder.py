@@ -87,6 +87,9 @@ class DecoderConfig(ComputeConfig):
     )
     check_loss(self)
 
+  def norm(self) -> layers.RMSNorm:
+    return layers.RMSNorm(self.norm_epsilon, self.dtype)
+
   @property
   def head_width(self) -> int:
     return self.head_dim or self.embed_dim // self.num_heads
@@ -103,7 +106,7 @@ class DecoderBlock(nn.Module):
 
   def setup(self) -> None:
     config = self.config
-    self.attention_norm = layers.RMSNorm(config.norm_epsilon)
+    self.attention_norm = config.norm()
     self.attention = Attention(
       features=config.embed_dim,
       num_heads=config.num_heads,
@@ -113,7 +116,7 @@ class DecoderBlock(nn.Module):
       rotary_base=config.rotary_base,
       kernel=config.attention_kernel,
     )
-    self.mlp_norm = layers.RMSNorm(config.norm_epsilon)
+    self.mlp_norm = config.norm()
     self.mlp = layers.GatedMlp(
       config.mlp_dim, config.activation, config.dropout_rate
     )
@@ -191,13 +194,13 @@ class Decoder(nn.Module):
       config.embed_dim,
       axis="vocab",
       embedding_init=nn.initializers.normal(config.embed_dim**-0.5),
-      dtype=config.dtype,
+      dtype=config.stream_dtype,
     )
     self.dropout = nn.Dropout(config.dropout_rate)
     self.stack = MaskedStack(
       functools.partial(self.block, config), config.num_layers, config.remat
     )
-    self.final_norm = layers.RMSNorm(config.norm_epsilon)
+    self.final_norm = config.norm()
     if not config.tied_head:
       self.head = layers.output_layer(config.vocab_size)
 

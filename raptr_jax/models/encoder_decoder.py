@@ -104,7 +104,7 @@ class EncoderDecoderConfig(ComputeConfig):
     return layers.GatedMlp(self.mlp_dim, self.activation, self.dropout_rate)
 
   def norm(self) -> layers.RMSNorm:
-    return layers.RMSNorm(self.norm_epsilon)
+    return layers.RMSNorm(self.norm_epsilon, self.dtype)
 
 
 class EncoderBlock(nn.Module):
@@ -236,7 +236,7 @@ class EncoderDecoder(nn.Module):
       config.embed_dim,
       axis="vocab",
       embedding_init=nn.initializers.normal(1.0),
-      dtype=config.dtype,
+      dtype=config.stream_dtype,
     )
     positions = functools.partial(
       RelativePositions,

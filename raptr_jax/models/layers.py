@@ -153,9 +153,14 @@ class LayerNorm(nn.Module):
 
   Flax's multiplies the scale into the inverse root first, and so rounds
   differently: runs would no longer be bit-identical.
+
+  Attributes:
+    epsilon: added to the variance.
+    dtype: of the output; that of the input if None.
   """
 
   epsilon: float
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
@@ -168,16 +173,21 @@ class LayerNorm(nn.Module):
     variance = jnp.square(centred).mean(-1, keepdims=True)
     normed = centred * jax.lax.rsqrt(variance + self.epsilon)
     normed = normed * last_axis(scale, x.ndim) + last_axis(bias, x.ndim)
-    return normed.astype(x.dtype)
+    return normed.astype(self.dtype or x.dtype)
 
 
 class RMSNorm(nn.Module):
   """Divides by the root mean square (arXiv 1910.07467), in float32.
 
   Not Flax's, which rounds differently; see `LayerNorm`.
+
+  Attributes:
+    epsilon: added to the mean square.
+    dtype: of the output; that of the input if None.
   """
 
   epsilon: float
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
@@ -186,7 +196,8 @@ class RMSNorm(nn.Module):
     wide = x.astype(jnp.float32)
     square = jnp.square(wide).mean(-1, keepdims=True)
     normed = wide * jax.lax.rsqrt(square + self.epsilon)
-    return (normed * last_axis(scale, x.ndim)).astype(x.dtype)
+    normed = normed * last_axis(scale, x.ndim)
+    return normed.astype(self.dtype or x.dtype)
 
 
 class Embedding(nn.Module):

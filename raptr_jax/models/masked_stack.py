@@ -6,7 +6,8 @@ One meaning, two executions; the type of the draw selects one:
              serves every mask.
   LayerPath  scans over the k kept layers, and slices their parameters in the
              loop body: no conditional, memory for k layers only, and a program
-             for each k.
+             for each k. Shorter paths can share it: its `used` skips the slots
+             without a layer, each by a conditional.
 
 A bypassed layer is the identity: it costs no FLOPs, and its gradient is zero.
 Never vmap over a draw: a batched conditional runs both of its branches.
@@ -29,6 +30,7 @@ from raptr_jax.models.shards import split_batch
 Hidden: TypeAlias = Float[Array, "*batch D"]
 Index: TypeAlias = Int[Array, ""]
 Scale: TypeAlias = Float[Array, ""]
+Flag: TypeAlias = Bool[Array, ""]
 # Runs a block on x: (parameters of a layer, x, its index, its scale) -> x.
 RunBlock: TypeAlias = Callable[[Params, Array, Array, Array], Array]
 
@@ -167,13 +169,10 @@ def _scan_cond(
   run_block = checkpoint(run_block, remat)
 
   def body(
-    x: Hidden, layer: tuple[Params, Bool[Array, ""], Scale, Index]
+    x: Hidden, layer: tuple[Params, Flag, Scale, Index]
   ) -> tuple[Hidden, None]:
     params, keep, scale, index = layer
-    x = lax.cond(
-      keep, lambda x: run_block(params, x, index, scale), lambda x: x, x
-    )
-    return x, None
+    return lax.cond(keep, run_block, _skip, params, x, index, scale), None
 
   mask, scales = jnp.asarray(draw.mask), jnp.asarray(draw.scale)
   indices = jnp.arange(mask.shape[0])
@@ -183,18 +182,31 @@ def _scan_cond(
 def _scan_path(
   run_block: RunBlock, remat: str, layers: Params, x: Hidden, draw: LayerPath
 ) -> Hidden:
-  """Scans only the kept layers."""
+  """Scans only the kept layers, and the slots that have none."""
 
   def run_layer(
-    layers: Params, x: Hidden, index: Index, scale: Scale
+    layers: Params, x: Hidden, index: Index, scale: Scale, used: Flag | None
   ) -> Hidden:
-    return run_block(_slice_layer(layers, index), x, index, scale)
+    # Sliced outside of the conditional, whose gradient is then that of a layer
+    # and not that of all layers.
+    args = _slice_layer(layers, index), x, index, scale
+    out: Array = (
+      run_block(*args)
+      if used is None
+      else lax.cond(used, run_block, _skip, *args)
+    )
+    return out
 
   run_kept = checkpoint(run_layer, remat)
 
-  def body(x: Hidden, layer: tuple[Index, Scale]) -> tuple[Hidden, None]:
-    index, scale = layer
-    return run_kept(layers, x, index, scale), None
+  def body(
+    x: Hidden, slot: tuple[Index, Scale, Flag | None]
+  ) -> tuple[Hidden, None]:
+    return run_kept(layers, x, *slot), None
 
-  indices, scales = jnp.asarray(draw.indices), jnp.asarray(draw.scale)
-  return lax.scan(body, x, (indices, scales))[0]
+  slots = jax.tree.map(jnp.asarray, (draw.indices, draw.scale, draw.used))
+  return lax.scan(body, x, slots)[0]
+
+
+def _skip(params: Params, x: Hidden, index: Index, scale: Scale) -> Hidden:
+  return x

@@ -55,7 +55,8 @@ def split_batch(x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
   axes = batch_axes()
   if not axes:
     return x
-  return lax.with_sharding_constraint(x, PartitionSpec(axes))
+  placed: Array = lax.with_sharding_constraint(x, PartitionSpec(axes))
+  return placed
 
 
 def sum_over_shards(

@@ -49,9 +49,9 @@ class RemainingTime:
   """
 
   def __init__(self, path_lengths: np.ndarray, start_step: int):
-    work = np.cumsum(path_lengths + OVERHEAD_LAYERS)
-    self._work_until = np.concatenate([[0.0], work])
+    self._path_lengths = path_lengths
     self._step = start_step
+    self._left = self._work_of(start_step, len(path_lengths))
     self._seconds = 0.0
     self._work = 0.0
 
@@ -63,12 +63,17 @@ class RemainingTime:
       step_seconds: mean time of the steps since the last update.
     """
     taken = (step - self._step) * step_seconds
-    work = self._work_until[step] - self._work_until[self._step]
+    work = self._work_of(self._step, step)
     self._seconds = MEMORY * self._seconds + taken
     self._work = MEMORY * self._work + work
+    self._left -= work
     self._step = step
-    left = self._work_until[-1] - self._work_until[step]
-    return float(self._seconds / self._work * left)
+    return self._seconds / self._work * self._left
+
+  def _work_of(self, start: int, stop: int) -> float:
+    """Units of work of steps `start` to `stop` - 1."""
+    layers = float(self._path_lengths[start:stop].sum())
+    return layers + OVERHEAD_LAYERS * (stop - start)
 
 
 class RunReport(contextlib.AbstractContextManager):

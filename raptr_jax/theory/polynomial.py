@@ -246,7 +246,6 @@ def train(
     raise ValueError(f"{eval_period = } does not divide {total_steps = }.")
   params_key, input_key, draw_key = jax.random.split(jax.random.key(seed), 3)
   table = draw_table({"stack": policy}, draw_key, total_steps, "cond")
-  draws = table.by_stack["stack"]
   inputs = jnp.asarray(all_inputs(target.members.shape[1]))
   state = _fresh_state(params_key, inputs[:1], model, optimizer)
   train_steps = functools.partial(
@@ -254,11 +253,10 @@ def train(
   )
   for step in range(0, total_steps + 1, eval_period):
     if step:
-      period = slice(step - eval_period, step)
-      draw = LayerDraw(draws.mask[period], draws.scale[period])
-      state = train_steps(state, draw, target, input_key)
+      draws = table.drawn.between(step - eval_period, step)["stack"]
+      state = train_steps(state, draws, target, input_key)
     loss, learned = _evaluate(state.params, target, inputs, model=model)
-    layers_run = int(table.path_lengths[:step].sum())
+    layers_run = table.layers_run(step)["stack"]
     errors = target.degree_errors(np.asarray(learned)).tolist()
     yield Evaluation(step, layers_run, float(loss), errors)
 

@@ -1,7 +1,6 @@
 """Prints what a run would do and cost; reads no data and trains nothing."""
 
 import numpy as np
-from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
 
@@ -79,25 +78,21 @@ def _stage_table(plan: Plan) -> Table:
   )
   for column in table.columns[1:]:
     column.justify = "right"
-  for stage, (start, steps, lengths) in enumerate(plan.stage_table(), 1):
-    chances = (
-      x[start : start + steps] for x in plan.keep_probabilities.values()
-    )
+  for number, stage in enumerate(plan.stages, 1):
+    lengths = stage.path_lengths
     table.add_row(
-      str(stage),
-      f"{start:,}",
-      f"{steps:,}",
-      " / ".join(map(_probability, chances)),
-      " / ".join(f"{length:.2f}" for length in lengths.values()),
+      str(number),
+      f"{stage.start:,}",
+      f"{stage.steps:,}",
+      " / ".join(_probability(stage.chances.get(name)) for name in plan.stacks),
+      " / ".join(f"{lengths[name]:.2f}" for name in plan.stacks),
       f"{plan.step_flops.step(lengths):.4g}",
     )
   return table
 
 
-def _probability(keep_probabilities: Float[np.ndarray, "n L"]) -> str:
+def _probability(chances: tuple[float, float] | None) -> str:
   """The keep probabilities that are strictly between 0 and 1."""
-  chance = (keep_probabilities > 0) & (keep_probabilities < 1)
-  free = np.unique(np.round(keep_probabilities[chance], 4))
-  if free.size == 0:
+  if chances is None:
     return "1"
-  return " - ".join(f"{p:.4g}" for p in np.unique(free[[0, -1]]))
+  return " - ".join(f"{p:.4g}" for p in np.unique(np.round(chances, 4)))

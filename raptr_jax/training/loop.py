@@ -7,11 +7,13 @@ from jax.stages import Wrapped
 
 from raptr_jax.methods.growth import row_moves
 from raptr_jax.training import setup
+from raptr_jax.training.ahead import compile_ahead
 from raptr_jax.training.checkpoint import CheckpointFolder
 from raptr_jax.training.compiled_steps import CompiledSteps
 from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.held_out import HeldOutEvaluator, held_out_evaluator
 from raptr_jax.training.plan import Plan, make_plan
+from raptr_jax.training.profiling import traced
 from raptr_jax.training.recorder import Recorder, Report, open_report
 from raptr_jax.training.signals import Stopped, StopRequest, stop_signals
 from raptr_jax.training.state import TrainState
@@ -51,9 +53,9 @@ def train(experiment: Experiment, config: str = "") -> Summary:
       start=start,
       evaluator=evaluator,
       checkpoints=checkpoints,
+      stack=stack,
     )
     report.write_config(config)  # Only now is it clear that the state fits.
-    stack.enter_context(loop.compiled)
     with stop_signals(report.announce) as stop:
       state, step = loop.run(state, start, stop)
     if stop.signal_number is not None:
@@ -69,26 +71,27 @@ def _assemble(
   start: int,
   evaluator: HeldOutEvaluator,
   checkpoints: CheckpointFolder,
+  stack: contextlib.ExitStack,
 ) -> tuple["_Loop", TrainState]:
   """The loop of a run, and the state that it starts from."""
   abstract = setup.abstract_state(experiment)
+  grow = setup.jitted_grow(abstract)
+  compiled = compile_ahead(
+    experiment,
+    plan,
+    abstract=abstract,
+    evaluator=evaluator,
+    grow=grow,
+    start=start,
+  )
+  stack.enter_context(compiled)
+  # While the first step is compiled, the state is made or read.
   state, progress = setup.initial_state(
     experiment, checkpoints, abstract, report.note
   )
+  period = experiment.report_period
   recorder = Recorder.resume(
-    plan,
-    report,
-    period=experiment.report_period,
-    start=start,
-    progress=progress,
-  )
-  compiled = CompiledSteps(
-    setup.jitted_step(experiment, abstract),
-    abstract,
-    setup.abstract_batch(experiment),
-    plan.draws,
-    start=start,
-    partitioner=experiment.partitioner,
+    plan, report, period=period, start=start, progress=progress
   )
   loop = _Loop(
     experiment=experiment,
@@ -96,7 +99,7 @@ def _assemble(
     evaluator=evaluator,
     recorder=recorder,
     compiled=compiled,
-    grow=setup.jitted_grow(abstract),
+    grow=grow,
     examples=progress.get("examples", 0),
   )
   return loop, state
@@ -134,7 +137,7 @@ class _Loop:
     total_steps = self.experiment.total_steps
     dataset = self.experiment.train_dataset
     batches = dataset.batches(self.examples // dataset.batch_size)
-    for step in range(start, total_steps):
+    for step in traced(start, self.experiment, self.recorder):
       # The entry of the steps so far comes first, since evaluation and
       # checkpoint wait for the device anyway. Evaluation comes before the
       # checkpoint, so that a run that resumes from it need not repeat it.

@@ -1,29 +1,53 @@
 """What a run will do and what it will cost, known before its first step.
 
-Draws and learning rates are pure functions of the step, so a run can lay all
-of them out in advance. `raptr --run_mode=plan` prints a plan; the loop takes
-its draws from one.
+Draws, probabilities and learning rates are pure functions of the step, so a run
+can look at all of them in advance; a plan keeps what is small of them.
+`raptr --run_mode=plan` prints a plan; the loop takes its draws from one.
 
 FLOP factors are dense FLOPs over this run's, as in the paper: 1.333 saves
 25.0 %. Nominal factors come from expected path lengths, spent ones from drawn
 lengths.
 """
 
+import bisect
+import collections
 import dataclasses
-import functools
 from collections.abc import Mapping
+from typing import TypeAlias
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, PyTree
 
-from raptr_jax.contracts import StepFlops
+from raptr_jax.contracts import Step, StepFlops
+from raptr_jax.methods.by_step import ByStep
 from raptr_jax.methods.draws import DrawTable, draw_table
 from raptr_jax.training.experiment import Experiment
 
 # Features of a batch that hold the tokens a model reads.
 TOKENS = ("tokens", "encoder_tokens")
+
+# Of each layer in several steps, by stack.
+KeepProbabilities: TypeAlias = Mapping[str, Float[np.ndarray, "steps L"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedStage:
+  """A stage of a run; one begins where a stage of any stack does.
+
+  Attributes:
+    start: its first step.
+    steps: how many steps it has.
+    path_lengths: mean expected path length, by stack.
+    chances: the smallest and the largest probability to run that is neither 0
+      nor 1, for each stack that has one.
+    always_run: for each stack, the layers that run in each of its steps.
+  """
+
+  start: int
+  steps: int
+  path_lengths: Mapping[str, float]
+  chances: Mapping[str, tuple[float, float]]
+  always_run: Mapping[str, Bool[np.ndarray, "L"]]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -32,8 +56,7 @@ class Plan:
 
   Attributes:
     draws: the layers that run in each step.
-    keep_probabilities: for each stack, of each layer in each step.
-    stages: index of each step's stage.
+    stages: in order.
     learning_rates: of each step.
     step_flops: FLOPs of a step on the global batch, by kept layers.
     batch_tokens: token positions in a global batch.
@@ -41,56 +64,51 @@ class Plan:
   """
 
   draws: DrawTable
-  keep_probabilities: Mapping[str, Float[np.ndarray, "N L"]]
-  stages: Int[np.ndarray, "N"]
-  learning_rates: Float[np.ndarray, "N"]
+  stages: tuple[PlannedStage, ...]
+  learning_rates: ByStep[Float[np.ndarray, ""]]
   step_flops: StepFlops
   batch_tokens: int
   stacks: Mapping[str, int]
 
   def __repr__(self) -> str:
     return (
-      f"Plan({self.total_steps:,} steps, {len(self.boundaries) + 1} stages,"
+      f"Plan({self.total_steps:,} steps, {len(self.stages)} stages,"
       f" {self.num_layers} layers, FLOP factor"
       f" {self.flop_factor_nominal:.3f})"
     )
 
   @property
   def total_steps(self) -> int:
-    return len(self.stages)
+    return self.draws.total_steps
 
   @property
   def boundaries(self) -> tuple[int, ...]:
     """First steps of all stages but the first."""
-    return tuple(int(n) for n in np.flatnonzero(np.diff(self.stages)) + 1)
+    return tuple(stage.start for stage in self.stages[1:])
+
+  def stage_index(self, step: int) -> int:
+    """Index of the stage that a step belongs to."""
+    return bisect.bisect_right(self.boundaries, step)
 
   @property
   def num_layers(self) -> int:
     """Layers of all stacks together."""
     return sum(self.stacks.values())
 
-  @functools.cached_property
-  def expected_lengths(self) -> Mapping[str, Float[np.ndarray, "N"]]:
-    """Expected path length of each step, of each stack."""
+  @property
+  def expected_layers(self) -> dict[str, float]:
+    """Layers of each stack that the run is expected to train, over all steps."""
     return {
-      name: probabilities.sum(axis=1, dtype=np.float64)
-      for name, probabilities in self.keep_probabilities.items()
+      name: sum(stage.steps * stage.path_lengths[name] for stage in self.stages)
+      for name in self.stacks
     }
 
   @property
   def always_run(self) -> Mapping[str, Bool[np.ndarray, "L"]]:
     """The layers that run in every step."""
     return {
-      name: np.all(probabilities >= 1, axis=0)
-      for name, probabilities in self.keep_probabilities.items()
-    }
-
-  @functools.cached_property
-  def _layers_until(self) -> Mapping[str, Int[np.ndarray, "ends"]]:
-    """Layers of each stack that have run after 0, 1, ..., N steps."""
-    return {
-      name: np.concatenate([[0], np.cumsum(lengths)])
-      for name, lengths in self.draws.stack_lengths.items()
+      name: np.all([stage.always_run[name] for stage in self.stages], axis=0)
+      for name in self.stacks
     }
 
   @property
@@ -100,41 +118,29 @@ class Plan:
 
   def flops_spent(self, steps: int) -> float:
     """FLOPs of the first `steps` steps, on the drawn paths."""
-    kept = {name: float(x[steps]) for name, x in self._layers_until.items()}
-    return self.step_flops.layers(kept) + steps * self.step_flops.step({})
+    layers = self.step_flops.layers(self.draws.layers_run(steps))
+    return layers + steps * self.step_flops.step({})
 
   @property
   def flop_factor_nominal(self) -> float:
     """Dense over expected FLOPs, of the layers alone."""
     layers = self.step_flops.layers
-    return layers(self.stacks) / layers(self._mean(self.expected_lengths))
+    return layers(self.stacks) / layers(self._a_step(self.expected_layers))
 
   @property
   def flop_factor_spent(self) -> float:
     """Dense over spent FLOPs, of the layers alone."""
-    layers = self.step_flops.layers
-    return layers(self.stacks) / layers(self._mean(self.draws.stack_lengths))
+    layers, run = self.step_flops.layers, self.draws.layers_run
+    return layers(self.stacks) / layers(self._a_step(run(self.total_steps)))
 
   @property
   def flop_factor_whole_step(self) -> float:
     """Dense over expected FLOPs, including embeddings and head."""
     step = self.step_flops.step
-    return step(self.stacks) / step(self._mean(self.expected_lengths))
+    return step(self.stacks) / step(self._a_step(self.expected_layers))
 
-  def _mean(
-    self, lengths: Mapping[str, np.ndarray], steps: slice = slice(None)
-  ) -> dict[str, float]:
-    return {name: float(x[steps].mean()) for name, x in lengths.items()}
-
-  def stage_table(self) -> list[tuple[int, int, dict[str, float]]]:
-    """(first step, number of steps, mean expected lengths) of each stage."""
-    table = []
-    for stage in range(int(self.stages[-1]) + 1):
-      steps = np.flatnonzero(self.stages == stage)
-      start, count = int(steps[0]), len(steps)
-      mean = self._mean(self.expected_lengths, slice(start, start + count))
-      table.append((start, count, mean))
-    return table
+  def _a_step(self, layers: Mapping[str, float]) -> dict[str, float]:
+    return {name: x / self.total_steps for name, x in layers.items()}
 
   def evaluated_lengths(self) -> list[dict[str, int]]:
     """Path lengths that are evaluated at the end of the run, shortest first.
@@ -144,7 +150,7 @@ class Plan:
     with the same total only the first is evaluated.
     """
     lengths = [
-      *(mean for _, _, mean in self.stage_table()),
+      *(stage.path_lengths for stage in self.stages),
       *(
         {name: size * part / 4 for name, size in self.stacks.items()}
         for part in (2, 3, 4)
@@ -160,24 +166,55 @@ class Plan:
 
 def make_plan(experiment: Experiment) -> Plan:
   """Lays out a run; reads no data."""
-  policies, total_steps = experiment.policies, experiment.total_steps
-  steps = jnp.arange(total_steps)
+  total_steps = experiment.total_steps
   spec = experiment.train_dataset.batch_spec()
   return Plan(
     draws=draw_table(
-      policies, experiment.keys()["draw"], total_steps, experiment.execution
+      experiment.policies,
+      experiment.keys()["draw"],
+      total_steps,
+      experiment.execution,
     ),
-    keep_probabilities={
-      name: np.asarray(jax.jit(jax.vmap(policy.keep_probabilities))(steps))
-      for name, policy in policies.items()
-    },
-    stages=np.searchsorted(
-      np.asarray(experiment.boundaries), np.arange(total_steps), side="right"
-    ),
-    learning_rates=np.asarray(
-      jax.jit(jax.vmap(experiment.optimizer.learning_rate))(steps)
-    ),
+    stages=_planned_stages(experiment),
+    learning_rates=ByStep(experiment.optimizer.learning_rate, total_steps),
     step_flops=experiment.model.step_flops(spec),
     batch_tokens=sum(spec[name].size for name in TOKENS if name in spec),
     stacks=experiment.model.stacks,
+  )
+
+
+def _planned_stages(experiment: Experiment) -> tuple[PlannedStage, ...]:
+  def keep_probabilities(step: Step) -> PyTree:
+    policies = experiment.policies.items()
+    return {name: policy.keep_probabilities(step) for name, policy in policies}
+
+  by_step: ByStep[KeepProbabilities] = ByStep(
+    keep_probabilities, experiment.total_steps
+  )
+  starts = (0, *experiment.boundaries)
+  ends = (*experiment.boundaries, experiment.total_steps)
+  return tuple(
+    _planned_stage(by_step, start, end) for start, end in zip(starts, ends)
+  )
+
+
+def _planned_stage(
+  by_step: ByStep[KeepProbabilities], start: int, end: int
+) -> PlannedStage:
+  layers: dict[str, float] = collections.defaultdict(float)
+  always: dict[str, list[np.ndarray]] = collections.defaultdict(list)
+  chances: dict[str, list[float]] = collections.defaultdict(list)
+  for piece in by_step.pieces(start, end):
+    for name, p in piece.items():
+      layers[name] += float(p.sum(dtype=np.float64))
+      always[name].append(np.all(p >= 1, axis=0))
+      chance = p[(p > 0) & (p < 1)]
+      if chance.size:
+        chances[name] += [float(chance.min()), float(chance.max())]
+  return PlannedStage(
+    start=start,
+    steps=end - start,
+    path_lengths={name: x / (end - start) for name, x in layers.items()},
+    chances={name: (min(x), max(x)) for name, x in chances.items()},
+    always_run={name: np.all(x, axis=0) for name, x in always.items()},
   )

@@ -34,14 +34,12 @@ class Path:
 def paths(plan: Plan) -> list[Path]:
   """One path for each program of a run: shortest, longest, then by length."""
   found = []
-  for step in plan.draws.first_steps(0):
-    key = plan.draws.program_key(step)
-    lengths, name = dict(plan.stacks), "any path"
-    if key:
-      by_stack = dict(zip(plan.draws.stack_lengths, key))
-      lengths = {stack: by_stack[stack] for stack in plan.stacks}
-      name = f"path of {' + '.join(map(str, lengths.values()))} layers"
-    found.append(Path(lengths, plan.draws.at(step), name))
+  for program in map(plan.draws.program, plan.draws.first_steps(0)):
+    lengths = plan.draws.slots(program)
+    name = f"path of {' + '.join(map(str, lengths.values()))} layers"
+    if plan.draws.execution == "cond":
+      name = "any path"
+    found.append(Path(lengths, plan.draws.example(program), name))
   found.sort(key=lambda path: sum(path.lengths.values()))
   return [*found[:1], *found[-1:], *found[1:-1]] if found[1:] else found
 

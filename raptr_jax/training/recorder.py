@@ -28,7 +28,7 @@ def open_report(experiment: Experiment, plan: Plan, start: int) -> Report:
     total_steps=plan.total_steps,
     start_step=start,
     boundaries=plan.boundaries,
-    path_lengths=plan.draws.path_lengths.astype(np.float64),
+    path_lengths=plan.draws.path_lengths,
   )
 
 
@@ -129,8 +129,8 @@ class Recorder:
     begun = self.plan.flops_spent(int(step - steps))
     spent = self.plan.flops_spent(step)
     entry = {
-      "learning_rate": float(self.plan.learning_rates[step - 1]),
-      "stage": int(self.plan.stages[step - 1]) + 1,
+      "learning_rate": float(self.plan.learning_rates.at(step - 1)),
+      "stage": self.plan.stage_index(step - 1) + 1,
       "flops": spent,
       "tokens": step * self.plan.batch_tokens,
       "tokens_per_second": steps * self.plan.batch_tokens / seconds,

@@ -113,7 +113,7 @@ def _summary(experiment: Experiment, plan: Plan, losses: Summary) -> Summary:
     "num_layers": plan.num_layers,
     "boundaries": list(plan.boundaries),
     "stage_path_lengths": [
-      sum(mean.values()) for _, _, mean in plan.stage_table()
+      sum(stage.path_lengths.values()) for stage in plan.stages
     ],
     "flop_factor_whole_step": plan.flop_factor_whole_step,
     "flops_spent": plan.flops_spent(steps),

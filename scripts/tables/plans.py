@@ -54,9 +54,7 @@ def plan_run(run: Run) -> RowPlan:
   return RowPlan(
     run=run,
     steps=laid_out.total_steps,
-    block_flops=laid_out.step_flops.layers(
-      {name: x.sum() for name, x in laid_out.expected_lengths.items()}
-    ),
+    block_flops=laid_out.step_flops.layers(laid_out.expected_layers),
     flops=laid_out.flops_spent(laid_out.total_steps),
   )
 
