@@ -26,8 +26,10 @@ COLLECTIVES = (
   "all-to-all",
   "collective-permute",
 )
-# XLA for TPUs writes a reduce-scatter as an all-reduce in such a fusion.
+# Names of XLA for TPUs: a reduce-scatter is an all-reduce in such a fusion.
 REDUCE_SCATTER_FUSION = "all-reduce-scatter"
+MEANWHILE_FUSION = "async_collective_fusion"
+ENDS_TRANSFER = '"AsyncCollectiveDone"'
 # Custom calls of cuDNN's attention, and of kernels written in Pallas.
 KERNELS = re.compile(r"__cudnn\$fmha|tpu_custom_call|triton|mosaic")
 # What XLA says when a program needs more memory than a TPU has.
@@ -151,19 +153,29 @@ def _temporary(compiled: Compiled) -> int:
 
 def collectives(program: hlo.Program) -> Iterator[Collective]:
   """The transfers between devices, each once for each place that calls it."""
-  channels = set()
   for instruction, place in program.executed():
     kind = instruction.opcode.removesuffix("-start")
-    channel = instruction.attribute(r"channel_id=(\d+)")
-    if kind not in COLLECTIVES or channel in channels:
+    if kind not in COLLECTIVES or _continues(program, place):
       continue
-    # XLA for TPUs spreads a transfer over fusions, which repeat its channel.
-    channels |= {channel} - {None}
-    shape = _transferred(program, instruction, place)
     if place.computation.startswith(REDUCE_SCATTER_FUSION):
       kind = "reduce-scatter"
+    shape = _transferred(program, instruction, place)
     source = instruction.attribute(r'op_name="([^"]*)"') or ""
     yield Collective(kind, shape, place, source)
+
+
+def _continues(program: hlo.Program, place: hlo.Place) -> bool:
+  """Whether a collective in this place is one that began in another.
+
+  XLA for TPUs spreads a transfer over fusions, and repeats it in each: the one
+  that starts it, those that compute meanwhile, and the one that ends it.
+  """
+  if place.computation.startswith(MEANWHILE_FUSION):
+    return True
+  instructions = program.computations[place.computation].values()
+  return place.is_fused and any(
+    ENDS_TRANSFER in instruction.attributes for instruction in instructions
+  )
 
 
 def _transferred(

@@ -1,7 +1,8 @@
-"""The training step, compiled ahead of time for every form of draw in a run."""
+"""The programs of a run, compiled before they are needed."""
 
 import concurrent.futures
 import contextlib
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import jax
@@ -18,10 +19,11 @@ State = TypeVar("State")
 class CompiledSteps(contextlib.AbstractContextManager["CompiledSteps"]):
   """A step function, compiled for each form of draw that a run will meet.
 
-  Under `gather` each path length (with several stacks: each combination of
-  lengths) has its own program. A background thread compiles them in the order
-  of their first use, so that training waits only for the first, unless a stage
-  begins before its program is ready.
+  Under `gather` that is one program for each path length, or for each bucket of
+  them; see `path_buckets.py`. A background thread compiles programs in the
+  order of their first use, those of other functions among them, so that
+  training waits for them in its first steps, and later only if a stage begins
+  before its program is ready.
   """
 
   def __init__(
@@ -33,6 +35,7 @@ class CompiledSteps(contextlib.AbstractContextManager["CompiledSteps"]):
     *,
     start: int,
     partitioner: Partitioner,
+    others: Sequence[tuple[int, Callable[[], object]]] = (),
   ):
     """Starts to compile the programs of steps `start`, `start + 1`, ...
 
@@ -43,19 +46,27 @@ class CompiledSteps(contextlib.AbstractContextManager["CompiledSteps"]):
       draws: of the whole run.
       start: first step that will run.
       partitioner: places the draws.
+      others: functions that compile something else, each with the step before
+        which the run needs it.
     """
     self._draws = draws
     self._partitioner = partitioner
     self._pool = concurrent.futures.ThreadPoolExecutor(1, "compile")
-    self._programs: dict[int, concurrent.futures.Future[Compiled]] = {}
 
     def compile_for(draws: Draws) -> Compiled:
       abstract = abstract_draws(draws, partitioner.replicated)
       return step_fn.lower(abstract_state, abstract_batch, abstract).compile()
 
-    for program in map(draws.program, draws.first_steps(start)):
-      future = self._pool.submit(compile_for, draws.example(program))
-      self._programs[program] = future
+    others = sorted(others, key=lambda other: other[0])
+    self._programs: dict[int, concurrent.futures.Future[Compiled]] = {}
+    for step in draws.first_steps(start):
+      while others and others[0][0] <= step:
+        self._pool.submit(others.pop(0)[1])
+      program = draws.program(step)
+      example = draws.example(program)
+      self._programs[program] = self._pool.submit(compile_for, example)
+    for _, compile_other in others:
+      self._pool.submit(compile_other)
 
   def __call__(
     self, step: int, state: State, batch: DeviceBatch

@@ -1,13 +1,17 @@
-"""Searches for settings with which a step fits the memory of its devices.
+"""Searches for settings that suit the memory of the devices.
 
-Each try is compiled, so that what is found does fit: more microbatches first,
-then parameters that are split over the devices.
+Each try is compiled, so that what is found does fit. A step that needs too much
+keeps less for its backward pass, then runs in more microbatches, then splits
+its parameters over the devices. One with room to spare may keep more.
 """
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from raptr_jax.contracts import Draws
+from raptr_jax.models.compute import ComputeConfig
+from raptr_jax.models.remat import POLICIES
 from raptr_jax.training import setup
 from raptr_jax.training.compiled_program import CompiledStep, compile_step
 from raptr_jax.training.experiment import Experiment
@@ -16,6 +20,9 @@ from raptr_jax.training.partitioning import FULLY_SPLIT, Partitioner
 MICROBATCHES = "experiment.Experiment.num_microbatches"
 MODEL_SHARDS = "partitioning.Partitioner.model_shards"
 RULES = "partitioning.Partitioner.rules"
+REMAT = "REMAT"
+REMATS = tuple(POLICIES)
+LEAST = REMATS[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,20 +49,54 @@ def tries(
     step: the step as it is.
     capacity: bytes that a device has.
   """
+  remat: dict[str, str] = {}
+  if remat_of(experiment) not in (None, LEAST):
+    experiment, remat = with_remat(experiment, LEAST), {REMAT: f"'{LEAST}'"}
+    step = compile_step(experiment, draws)
+    yield Try(remat, step)
   for placement, partitioner in _placements(experiment.partitioner):
+    if step.memory.total <= capacity:
+      return
     try:
       placed = dataclasses.replace(experiment, partitioner=partitioner)
       setup.abstract_state(placed)
     except ValueError:  # Something does not split evenly.
       continue
-    if placement:
+    placement = {**remat, **placement}
+    if partitioner != experiment.partitioner:
       step = compile_step(placed, draws)
       yield Try(placement, step)
     for parts, smaller in _in_parts(placed, draws, step, capacity):
       step = smaller
       yield Try({**placement, MICROBATCHES: str(parts)}, step)
-    if step.memory.total <= capacity:
+
+
+def keeping_more(
+  experiment: Experiment, draws: Draws, capacity: int
+) -> Iterator[Try]:
+  """Steps that compute less again, while they fit; each takes more memory."""
+  remat = remat_of(experiment)
+  if remat is None:
+    return
+  for more in REMATS[REMATS.index(remat) + 1 :]:
+    step = compile_step(with_remat(experiment, more), draws)
+    yield Try({REMAT: f"'{more}'"}, step)
+    if step.memory.total > capacity:
       return
+
+
+def remat_of(experiment: Experiment) -> str | None:
+  """How a run's model rematerialises; None if it is not one of ours."""
+  config = getattr(experiment.model, "config", None)
+  return config.remat if isinstance(config, ComputeConfig) else None
+
+
+def with_remat(experiment: Experiment, remat: str) -> Experiment:
+  """The same run with another of `remat.POLICIES`."""
+  model: Any = experiment.model
+  config = dataclasses.replace(model.config, remat=remat)
+  model = dataclasses.replace(model, config=config)
+  return dataclasses.replace(experiment, model=model)
 
 
 def _placements(

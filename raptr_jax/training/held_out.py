@@ -56,13 +56,11 @@ class HeldOutEvaluator:
     self._host_batches = list(host_batches)
     self._batches = [partitioner.put_batch(b) for b in self._host_batches]
 
-    @jax.jit
-    @partitioner.on_mesh
+    @partitioner.jit
     def metrics(params: Params, batch: DeviceBatch, draws: Draws) -> Metrics:
       return model.loss_fn(params, batch, draws, None)[1]
 
-    @jax.jit
-    @partitioner.on_mesh
+    @partitioner.jit
     def sums_by_example_kind(
       params: Params, batch: DeviceBatch, draws: Draws
     ) -> tuple[Float[Array, "kinds"], Float[Array, "kinds"]]:
@@ -77,6 +75,16 @@ class HeldOutEvaluator:
   def due(self, step: int) -> bool:
     """Whether the full model is evaluated after `step` steps."""
     return step in self._joints or (step > 0 and step % self._period == 0)
+
+  def next_due(self, step: int) -> int:
+    """The first step after `step` at which an evaluation is due."""
+    regular = (step // self._period + 1) * self._period
+    return min([regular, *(joint for joint in self._joints if joint > step)])
+
+  def compile(self, params: Params, depths: Mapping[str, int]) -> None:
+    """Compiles the program of `full` for parameters of these shapes."""
+    paths = self._partitioner.put_replicated(self._lowest(depths))
+    self._metrics.lower(params, self._batches[0], paths).compile()
 
   def full(
     self, params: Params, depths: Mapping[str, int] | None = None

@@ -7,6 +7,7 @@ from jax.stages import Wrapped
 
 from raptr_jax.methods.growth import row_moves
 from raptr_jax.training import setup
+from raptr_jax.training.ahead import compile_ahead
 from raptr_jax.training.checkpoint import CheckpointFolder
 from raptr_jax.training.compiled_steps import CompiledSteps
 from raptr_jax.training.experiment import Experiment
@@ -52,9 +53,9 @@ def train(experiment: Experiment, config: str = "") -> Summary:
       start=start,
       evaluator=evaluator,
       checkpoints=checkpoints,
+      stack=stack,
     )
     report.write_config(config)  # Only now is it clear that the state fits.
-    stack.enter_context(loop.compiled)
     with stop_signals(report.announce) as stop:
       state, step = loop.run(state, start, stop)
     if stop.signal_number is not None:
@@ -70,26 +71,27 @@ def _assemble(
   start: int,
   evaluator: HeldOutEvaluator,
   checkpoints: CheckpointFolder,
+  stack: contextlib.ExitStack,
 ) -> tuple["_Loop", TrainState]:
   """The loop of a run, and the state that it starts from."""
   abstract = setup.abstract_state(experiment)
+  grow = setup.jitted_grow(abstract)
+  compiled = compile_ahead(
+    experiment,
+    plan,
+    abstract=abstract,
+    evaluator=evaluator,
+    grow=grow,
+    start=start,
+  )
+  stack.enter_context(compiled)
+  # While the first step is compiled, the state is made or read.
   state, progress = setup.initial_state(
     experiment, checkpoints, abstract, report.note
   )
+  period = experiment.report_period
   recorder = Recorder.resume(
-    plan,
-    report,
-    period=experiment.report_period,
-    start=start,
-    progress=progress,
-  )
-  compiled = CompiledSteps(
-    setup.jitted_step(experiment, abstract),
-    abstract,
-    setup.abstract_batch(experiment),
-    plan.draws,
-    start=start,
-    partitioner=experiment.partitioner,
+    plan, report, period=period, start=start, progress=progress
   )
   loop = _Loop(
     experiment=experiment,
@@ -97,7 +99,7 @@ def _assemble(
     evaluator=evaluator,
     recorder=recorder,
     compiled=compiled,
-    grow=setup.jitted_grow(abstract),
+    grow=grow,
     examples=progress.get("examples", 0),
   )
   return loop, state

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.stages import Wrapped
 from jaxtyping import Array, PyTree, Shaped
 
 from raptr_jax.contracts import Batch, DeviceBatch
@@ -142,6 +143,10 @@ class Partitioner:
         return function(*args, **kwargs)
 
     return traced
+
+  def jit(self, function: Callable[..., PyTree]) -> Wrapped:
+    """The function, jitted for the mesh; each device gets all of its results."""
+    return jax.jit(self.on_mesh(function), out_shardings=self.replicated)
 
   def put_batch(self, batch: Batch) -> DeviceBatch:
     """Global arrays [B, ...] from this host's part of a batch."""

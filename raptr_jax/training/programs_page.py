@@ -1,6 +1,6 @@
 """Prints what the programs of a run need and do, for people."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from rich.console import Console
 
@@ -10,7 +10,7 @@ from raptr_jax.training.compiled_program import (
   compile_step,
 )
 from raptr_jax.training.experiment import Experiment
-from raptr_jax.training.fitting import tries
+from raptr_jax.training.fitting import Try, keeping_more, tries
 from raptr_jax.training.plan import Plan
 from raptr_jax.training.programs import Figures, Path, figures, paths
 
@@ -23,15 +23,15 @@ def print_programs(
 ) -> None:
   """Compiles programs of a run, and prints what each needs on each device.
 
-  If one needs more memory than there is, also tries settings with which the
-  largest fits.
+  Then tries other settings for the largest: some with which it fits, or, if it
+  does, with which less of it runs twice.
 
   Args:
     experiment: the run.
     plan: of this run.
     console: where to print.
-    every_program: compiles up to `MOST_PROGRAMS`; otherwise those of the
-      shortest and the longest path.
+    every_program: compiles up to `MOST_PROGRAMS`, and tries to use memory that
+      is left; otherwise compiles those of the shortest and the longest path.
   """
   found = paths(plan)
   chosen = found[: MOST_PROGRAMS if every_program else 2]
@@ -50,8 +50,24 @@ def print_programs(
     if largest is None or step.memory.total > largest[1].memory.total:
       largest = path, step
   capacity = known.capacity
-  if largest and capacity and largest[1].memory.total > capacity:
-    _print_tries(experiment, console, *largest, capacity)
+  if largest is None or capacity is None:
+    return
+  path, step = largest
+  if step.memory.total > capacity:
+    console.print(f"settings with which the {path.name} may fit:")
+    fits = _print_tries(
+      tries(experiment, path.draws, step, capacity), capacity, console
+    )
+    if not fits:
+      console.print(
+        "  none of these fits: set a smaller BATCH_SIZE, TASK_FEATURE_LENGTHS,"
+        " LOGITS_CHUNK or model, or take more devices"
+      )
+  elif every_program:
+    console.print("with more kept for the backward pass, and less repeated:")
+    _print_tries(
+      keeping_more(experiment, path.draws, capacity), capacity, console
+    )
 
 
 def _lines(path: Path, known: Figures) -> Iterator[tuple[str, str]]:
@@ -101,26 +117,16 @@ def _verdict(needed: int, capacity: int, kind: str) -> str:
   return verdict
 
 
-def _print_tries(
-  experiment: Experiment,
-  console: Console,
-  path: Path,
-  step: CompiledStep,
-  capacity: int,
-) -> None:
-  """Prints settings until one lets a path fit."""
-  console.print(f"settings with which the {path.name} may fit:")
-  for found in tries(experiment, path.draws, step, capacity):
-    needed = found.step.memory.total
-    flags = " ".join(f'--gin.{n}="{v}"' for n, v in found.bindings.items())
-    verdict = "fits" if needed <= capacity else "does not fit"
+def _print_tries(found: Iterable[Try], capacity: int, console: Console) -> bool:
+  """Prints what steps with other settings need; whether the last one fits."""
+  fits = False
+  for attempt in found:
+    needed = attempt.step.memory.total
+    flags = " ".join(f'--gin.{n}="{v}"' for n, v in attempt.bindings.items())
+    fits = needed <= capacity
+    verdict = "fits" if fits else "does not fit"
     console.print(f"  {_size(needed):>11}, {verdict}: {flags}")
-    if needed <= capacity:
-      return
-  console.print(
-    "  none of these fits: set a smaller BATCH_SIZE, TASK_FEATURE_LENGTHS,"
-    " LOGITS_CHUNK or model, or take more devices"
-  )
+  return fits
 
 
 def _size(num_bytes: int) -> str:
