@@ -26,6 +26,7 @@ PROGRAMS = {
   "raptr": ("-m", "raptr_jax.main", "--help"),
   "raptr_new": ("-m", "raptr_jax.main", "new", "--help"),
   "reproduce": ("scripts/reproduce.py", "--help"),
+  "benchmark": ("scripts/benchmark.py", "--help"),
 }
 
 

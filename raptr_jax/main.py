@@ -10,6 +10,7 @@ how to begin a method, a model or a task of your own.
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,12 +26,14 @@ from raptr_jax.configuration.resolved import resolved_lines
 
 RUN_MODES = ("train", "prepare", "plan", "eval")
 EVALUATE = "runs/evaluate.gin"
+TARGET = "runs/target.gin"
 EXIT_CODES = """\
 run modes:
   train    trains, from the latest checkpoint in MODEL_DIR; prepares the text
            first if that takes less than a minute
   prepare  writes the text as token rows to DATA_DIR; resumes if interrupted
-  plan     prints the configuration, and what the run would do and cost
+  plan     prints the configuration, and what the run would do and cost; with
+           --target also for devices that are not here
   eval     evaluates the trained model in MODEL_DIR
 
 exit codes:
@@ -87,10 +90,31 @@ def configure(argv: Sequence[str], description: str = "") -> argparse.Namespace:
   flags.gin_file = flags.gin_file or [_config_of_run(overrides)]
   if flags.run_mode == "eval" and EVALUATE not in flags.gin_file:
     flags.gin_file.append(EVALUATE)
+  if flags.profile_steps and flags.run_mode != "train":
+    raise ConfigurationError(
+      f"--profile_steps traces steps of training: leave out"
+      f" --run_mode={flags.run_mode}."
+    )
+  if flags.target is not None:
+    _aim(flags)
   configuration.parse(
-    flags.gin_file, overrides, search_paths=flags.gin_search_paths
+    flags.gin_file, flags.overrides, search_paths=flags.gin_search_paths
   )
   return flags
+
+
+def _aim(flags: argparse.Namespace) -> None:
+  """Configures a plan for described devices; before JAX looks for real ones."""
+  from raptr_jax.training.targets import stay_on_host
+
+  if flags.run_mode != "plan":
+    raise ConfigurationError(
+      f"--target={flags.target} describes devices, which can be planned for,"
+      " but not run on: add --run_mode=plan."
+    )
+  stay_on_host()
+  flags.gin_file.append(TARGET)
+  flags.overrides.append(f"--gin.TARGET={flags.target!r}")
 
 
 def _parser(description: str) -> argparse.ArgumentParser:
@@ -138,12 +162,37 @@ def _parser(description: str) -> argparse.ArgumentParser:
     help="short for --run_mode=plan",
   )
   parser.add_argument(
+    "--target",
+    metavar="NAME",
+    help="with --run_mode=plan: compiles the run's programs for devices that"
+    " need not be here: h200:1, h100:8, a100:8, v4:2x2x1, v5e:4x4, v5p:2x2x2,"
+    " v6e:4x4 or cpu",
+  )
+  parser.add_argument(
     "--multihost",
     action="store_true",
     help="join the processes of a job on several hosts, each started with the"
     " same arguments",
   )
+  parser.add_argument(
+    "--profile_steps",
+    type=_first_and_end,
+    metavar="FIRST:END",
+    help="trace these steps, counted from 0 and without END, to"
+    " MODEL_DIR/profile, for XProf",
+  )
   return parser
+
+
+def _first_and_end(text: str) -> tuple[int, int]:
+  """The steps of `--profile_steps`."""
+  try:
+    first, end = map(int, text.split(":"))
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f"{text!r}, expected FIRST:END, such as 100:105"
+    ) from None
+  return first, end
 
 
 def _config_of_run(overrides: Sequence[str]) -> str:
@@ -232,7 +281,7 @@ def _plan(flags: argparse.Namespace) -> None:
       )
   print(*resolved_lines(flags.gin_file, flags.overrides), "", sep="\n")
   with _mendable():
-    print_plan(run)
+    print_plan(run, every_program=flags.target is not None)
 
 
 def _run(flags: argparse.Namespace) -> None:
@@ -248,6 +297,9 @@ def _run(flags: argparse.Namespace) -> None:
   _keep_programs()
   run = _opened()
   if isinstance(run, Experiment):
+    if flags.profile_steps:
+      with _mendable():
+        run = dataclasses.replace(run, profile_steps=flags.profile_steps)
     try:
       train(run, configuration.config_text())
     except Stopped as stopped:

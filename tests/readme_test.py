@@ -63,15 +63,16 @@ def programs() -> list[str]:
 
 PROGRAMS = programs()
 TABLE_COMMANDS = [p for p in PROGRAMS if "scripts/reproduce.py" in p]
+BENCHMARK_COMMANDS = [p for p in PROGRAMS if "scripts/benchmark.py" in p]
 NEW_COMMANDS = [p for p in PROGRAMS if p.startswith("raptr new ")]
-RUN_COMMANDS = [
-  p for p in PROGRAMS if p not in (*TABLE_COMMANDS, *NEW_COMMANDS)
-]
+OTHER_COMMANDS = (*TABLE_COMMANDS, *BENCHMARK_COMMANDS, *NEW_COMMANDS)
+RUN_COMMANDS = [p for p in PROGRAMS if p not in OTHER_COMMANDS]
 
 
 def test_there_are_commands_of_each_kind():
   assert len(RUN_COMMANDS) >= 15
   assert len(TABLE_COMMANDS) >= 4
+  assert BENCHMARK_COMMANDS
   assert NEW_COMMANDS
 
 
@@ -121,6 +122,15 @@ def test_a_command_names_a_table(line, tmp_path, monkeypatch):
   tables.Run(setting, row, 1e-3, 0).configure()
   run = gin.get_configurable(experiment.Experiment)()
   assert run.train_dataset.batch_spec()
+
+
+@pytest.mark.parametrize("line", BENCHMARK_COMMANDS)
+def test_a_command_names_a_suite(line, monkeypatch):
+  monkeypatch.syspath_prepend(ROOT / "scripts")
+  benchmark = importlib.import_module("benchmark")
+  python, script, *words = shlex.split(line)
+  assert (python, script) == ("python", "scripts/benchmark.py")
+  assert benchmark.parse_args(words).suite in (*benchmark.SUITES, "all")
 
 
 @pytest.mark.parametrize("line", NEW_COMMANDS)

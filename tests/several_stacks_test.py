@@ -359,8 +359,8 @@ def test_a_dry_run_tells_stacks_apart(capsys):
   cells = [[cell.strip() for cell in row] for row in table]
   assert cells[1][:5] == ["2", "4", "2", "1 / 0.5", "2.00 / 3.00"]
   assert "encoder / decoder" in page
-  assert "shortest path (4 layers)" in page
-  assert "full path (7 layers)" in page
+  assert "path of 2 + 2 layers " in page
+  assert "path of 3 + 4 layers " in page
 
 
 def entries(run, split):

@@ -251,11 +251,7 @@ class Run:
 
   @functools.cached_property
   def _score(self) -> Any:
-    partitioner = self.experiment.partitioner
-    return jax.jit(
-      partitioner.on_mesh(self.model.score_batch),
-      out_shardings=partitioner.replicated,
-    )
+    return self.experiment.partitioner.jit(self.model.score_batch)
 
   def _text_losses(
     self, texts: str | Sequence[str], layers: Layers, repeats: int, seed: int

@@ -192,10 +192,7 @@ class TextPredictor:
 
   @functools.cached_property
   def _score_fn(self) -> Any:
-    return jax.jit(
-      self.partitioner.on_mesh(self.model.score_batch),
-      out_shardings=self.partitioner.replicated,
-    )
+    return self.partitioner.jit(self.model.score_batch)
 
   def _score(self, batch: Batch) -> Float[np.ndarray, "B"]:
     batch = self.partitioner.put_split(batch)

@@ -53,12 +53,16 @@ class DrawTable:
     """The draws of a step, in the form that its program takes."""
     return self._for_program(self.drawn.at(step), self.program(step))
 
+  def slots(self, program: int) -> dict[str, int]:
+    """The most layers of each stack that a program runs."""
+    if self.execution == "cond":
+      return dict(self.stacks)
+    return dict(zip(self.stacks, self._buckets[program].slots))
+
   def example(self, program: int) -> Draws:
-    """Some draws in the form that a program takes."""
-    depths = self.stacks
-    if self.execution == "gather":
-      depths = dict(zip(self.stacks, self._buckets[program].slots))
-    return self._for_program(lowest_layers(depths, self.stacks), program)
+    """Draws of that many layers, in the form that a program takes."""
+    draws = lowest_layers(self.slots(program), self.stacks)
+    return self._for_program(draws, program)
 
   def _for_program(self, draws: Drawn, program: int) -> Draws:
     if self.execution == "cond":
@@ -66,7 +70,7 @@ class DrawTable:
     bucket = self._buckets[program]
     paths = {name: draws[name].path() for name in self.stacks}
     return {
-      name: path if filled else _with_slots(path, slots)
+      name: path if filled else with_slots(path, slots)
       for (name, path), slots, filled in zip(
         paths.items(), bucket.slots, bucket.filled
       )
@@ -137,7 +141,7 @@ def as_executed(draws: Drawn, execution: str) -> Draws:
   return {name: draw.path() for name, draw in draws.items()}
 
 
-def _with_slots(path: LayerPath, slots: int) -> LayerPath:
+def with_slots(path: LayerPath, slots: int) -> LayerPath:
   """The same path in a larger program; the unused slots are at its end."""
   length = len(path.indices)
   indices, scale = (

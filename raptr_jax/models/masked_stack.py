@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from raptr_jax.contracts import Cache, DropoutKey, LayerDraw, LayerPath, Params
 from raptr_jax.models.layers import apply
 from raptr_jax.models.remat import checkpoint
+from raptr_jax.models.shards import split_batch
 
 Hidden: TypeAlias = Float[Array, "*batch D"]
 Index: TypeAlias = Int[Array, ""]
@@ -91,7 +92,7 @@ class MaskedStack(nn.Module):
       out: Array = apply(
         block,
         params,
-        x,
+        split_batch(x),
         scale.astype(x.dtype),
         *inputs,
         deterministic=dropout_key is None,

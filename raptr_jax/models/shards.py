@@ -14,7 +14,7 @@ from typing import TypeVar
 import jax
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 
 Whole = TypeVar("Whole", bound=PyTree)
 Split = TypeVar("Split", bound=PyTree)
@@ -44,6 +44,19 @@ def num_shards(axes: tuple[str, ...]) -> int:
   """Number of shards along these axes of the mesh."""
   shape = jax.sharding.get_abstract_mesh().shape
   return math.prod(shape[name] for name in axes)
+
+
+def split_batch(x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+  """The same array, whose examples stay where their batch is.
+
+  Parameters may be split over the devices that share the batch. Left to XLA,
+  activations would be split like them, along D, and their examples gathered.
+  """
+  axes = batch_axes()
+  if not axes:
+    return x
+  placed: Array = lax.with_sharding_constraint(x, PartitionSpec(axes))
+  return placed
 
 
 def sum_over_shards(

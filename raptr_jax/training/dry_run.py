@@ -4,24 +4,28 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from raptr_jax.methods.draws import as_executed, lowest_layers
 from raptr_jax.tasks.text.vocabulary import AtMost
 from raptr_jax.training import setup
-from raptr_jax.training.compiled_steps import abstract_draws
 from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.plan import Plan, make_plan
-from raptr_jax.training.state import TrainState
+from raptr_jax.training.programs_page import print_programs
 
 
-def print_plan(experiment: Experiment) -> None:
-  """Prints parameters, stages, FLOPs, memory, tokens and epochs of a run."""
+def print_plan(experiment: Experiment, *, every_program: bool = False) -> None:
+  """Prints what a run does and costs: FLOPs, stages, tokens, memory.
+
+  Args:
+    experiment: the run.
+    every_program: whether to compile more of the run's programs than those of
+      the shortest and the longest path, see `print_programs`.
+  """
   console = Console(highlight=False, soft_wrap=True)
   plan = make_plan(experiment)
-  abstract = setup.abstract_state(experiment)
+  params = setup.abstract_state(experiment).params
   dense_step = plan.step_flops.step(plan.stacks)
   facts = {
     **_vocabulary(experiment),
-    "parameters": f"{setup.parameter_count(abstract.params):,}",
+    "parameters": f"{setup.parameter_count(params):,}",
     "FLOPs of a dense step": f"{dense_step:.4g}",
     "FLOPs of the run": f"{plan.flops_spent(plan.total_steps):.4g}"
     f" (dense: {plan.dense_flops:.4g})",
@@ -36,9 +40,7 @@ def print_plan(experiment: Experiment) -> None:
   for name, value in facts.items():
     console.print(f"{name:<35}{value}")
   console.print(_stage_table(plan))
-  console.print("compiling the step ...")
-  for name, figure in _memory(experiment, plan, abstract).items():
-    console.print(f"{name:<35}{figure}")
+  print_programs(experiment, plan, console, every_program=every_program)
 
 
 def _vocabulary(experiment: Experiment) -> dict[str, str]:
@@ -94,33 +96,3 @@ def _probability(chances: tuple[float, float] | None) -> str:
   if chances is None:
     return "1"
   return " - ".join(f"{p:.4g}" for p in np.unique(np.round(chances, 4)))
-
-
-def _memory(
-  experiment: Experiment, plan: Plan, abstract: TrainState
-) -> dict[str, str]:
-  """XLA's memory figures of a step, for the shortest and the full path."""
-  shortest = int(plan.draws.path_lengths.argmin())
-  stack_lengths = plan.draws.stack_lengths.items()
-  lengths = {name: int(x[shortest]) for name, x in stack_lengths}
-  if experiment.execution == "cond":
-    cases = {"any path": plan.stacks}
-  else:  # One case if all paths are full.
-    cases = {"shortest path": lengths, "full path": plan.stacks}
-    if lengths == plan.stacks:
-      del cases["shortest path"]
-  step = setup.jitted_step(experiment, abstract)
-  batch = setup.abstract_batch(experiment)
-  figures = {}
-  for name, kept in cases.items():
-    draws = as_executed(lowest_layers(kept, plan.stacks), experiment.execution)
-    draws = abstract_draws(draws, experiment.partitioner.replicated)
-    memory = step.lower(abstract, batch, draws).compile().memory_analysis()
-    if memory is None:  # Some backends do not report it.
-      continue
-    layers = sum(kept.values())
-    figures[f"memory, {name} ({layers} layers)"] = (
-      f"{memory.temp_size_in_bytes / 2**20:,.0f} MiB temporary,"
-      f" {memory.argument_size_in_bytes / 2**20:,.0f} MiB state and batch"
-    )
-  return figures

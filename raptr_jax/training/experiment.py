@@ -65,6 +65,8 @@ class Experiment:
     report_period: steps between entries of training metrics.
     num_microbatches: parts of a batch whose gradients are accumulated.
     at_end: called with the trained model, in this order.
+    profile_steps: (first, end) of the steps to trace, see `profiling.py`; the
+      last traced step is end - 1. None traces nothing.
   """
 
   model: Model
@@ -84,6 +86,7 @@ class Experiment:
   num_microbatches: int = 1
   growth: GrowthPlan | Mapping[str, GrowthPlan] | None = None
   at_end: Sequence[AtEnd] = ()
+  profile_steps: tuple[int, int] | None = None
 
   def __post_init__(self) -> None:
     if not self.model_dir:
@@ -119,6 +122,13 @@ class Experiment:
       raise ValueError(
         f"The last stage begins at step {self.boundaries[-1]}, but the"
         f" run ends at step {self.total_steps}: use TRAIN_STEPS for both."
+      )
+    first, end = self.profile_steps or (0, 1)
+    if not 0 <= first < end <= self.total_steps:
+      raise ValueError(
+        f"Experiment.profile_steps = {self.profile_steps}, expected steps 0 <="
+        f" first < end <= TRAIN_STEPS = {self.total_steps}: set"
+        " --profile_steps=FIRST:END."
       )
     shards = self.num_microbatches * self.partitioner.mesh.shape["data"]
     if self.train_dataset.batch_size % shards:

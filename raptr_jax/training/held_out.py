@@ -56,13 +56,11 @@ class HeldOutEvaluator:
     self._host_batches = list(host_batches)
     self._batches = [partitioner.put_batch(b) for b in self._host_batches]
 
-    @jax.jit
-    @partitioner.on_mesh
+    @partitioner.jit
     def metrics(params: Params, batch: DeviceBatch, draws: Draws) -> Metrics:
       return model.loss_fn(params, batch, draws, None)[1]
 
-    @jax.jit
-    @partitioner.on_mesh
+    @partitioner.jit
     def sums_by_example_kind(
       params: Params, batch: DeviceBatch, draws: Draws
     ) -> tuple[Float[Array, "kinds"], Float[Array, "kinds"]]:

@@ -13,6 +13,7 @@ from raptr_jax.training.compiled_steps import CompiledSteps
 from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.held_out import HeldOutEvaluator, held_out_evaluator
 from raptr_jax.training.plan import Plan, make_plan
+from raptr_jax.training.profiling import traced
 from raptr_jax.training.recorder import Recorder, Report, open_report
 from raptr_jax.training.signals import Stopped, StopRequest, stop_signals
 from raptr_jax.training.state import TrainState
@@ -136,7 +137,7 @@ class _Loop:
     total_steps = self.experiment.total_steps
     dataset = self.experiment.train_dataset
     batches = dataset.batches(self.examples // dataset.batch_size)
-    for step in range(start, total_steps):
+    for step in traced(start, self.experiment, self.recorder):
       # The entry of the steps so far comes first, since evaluation and
       # checkpoint wait for the device anyway. Evaluation comes before the
       # checkpoint, so that a run that resumes from it need not repeat it.

@@ -1,0 +1,1 @@
+"""The suites of `scripts/benchmark.py`: what they run, and how they time it."""
