@@ -20,6 +20,7 @@ from typing import Any
 import gin
 
 from raptr_jax.configuration import configure as configuration
+from raptr_jax.configuration.bindings import macros, resolved
 from raptr_jax.configuration.errors import ConfigurationError, sentence
 from raptr_jax.configuration.resolved import resolved_lines
 
@@ -237,6 +238,29 @@ def _mendable() -> Iterator[None]:
     raise ConfigurationError(sentence(error)) from error
 
 
+def _keep_programs() -> None:
+  """Keeps compiled programs on disk, where the next start finds them.
+
+  The variables by which JAX itself is told so come first.
+
+  Raises:
+    ConfigurationError: COMPILATION_CACHE_DIR is no folder.
+  """
+  import jax
+
+  folder = resolved(macros().get("COMPILATION_CACHE_DIR"))
+  if folder is None or jax.config.jax_compilation_cache_dir:
+    return
+  if not isinstance(folder, str):
+    raise ConfigurationError(
+      f"COMPILATION_CACHE_DIR = {folder!r}, expected a folder, or None."
+    )
+  jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
+  # All of them: a start needs dozens that compile in less than a second.
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 def _prepare(flags: argparse.Namespace) -> None:
   from raptr_jax.tasks.prepared.prepare import prepare
 
@@ -248,6 +272,7 @@ def _plan(flags: argparse.Namespace) -> None:
   from raptr_jax.training.dry_run import print_plan
   from raptr_jax.training.experiment import Experiment
 
+  _keep_programs()
   with _mendable():
     run = configuration.build("RUN")
     if not isinstance(run, Experiment):
@@ -269,6 +294,7 @@ def _run(flags: argparse.Namespace) -> None:
 
   if flags.multihost:
     jax.distributed.initialize()
+  _keep_programs()
   run = _opened()
   if isinstance(run, Experiment):
     if flags.profile_steps:

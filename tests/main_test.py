@@ -5,6 +5,7 @@ import shutil
 import signal
 
 import gin
+import jax
 import pytest
 
 from raptr_jax import main
@@ -358,6 +359,54 @@ def test_a_changed_configuration_is_told(arguments, copy, capsys):
   out = capsys.readouterr().out
   assert "-EVAL_PERIOD = 3" in out
   assert "+EVAL_PERIOD = 2" in out
+
+
+@pytest.fixture
+def told_folder():
+  """Sets JAX's folder of compiled programs, and puts the tests' own back."""
+  names = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+  )
+  before = {name: getattr(jax.config, name) for name in names}
+  yield lambda folder: jax.config.update(names[0], folder)
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+@pytest.mark.parametrize(
+  ("value", "told", "expected"),
+  [
+    ("'~/programs'", None, "/home/me/programs"),
+    ("'gs://bucket/programs'", None, "gs://bucket/programs"),
+    ("None", None, None),
+    ("'~/programs'", "/told/by/jax", "/told/by/jax"),
+  ],
+)
+def test_compiled_programs_are_kept_in_a_folder(
+  value, told, expected, told_folder, monkeypatch
+):
+  monkeypatch.setenv("HOME", "/home/me")
+  main.configure(
+    [LEAF, "--gin.MODEL_DIR='x'", f"--gin.COMPILATION_CACHE_DIR={value}"]
+  )
+  told_folder(told)
+  main._keep_programs()
+  assert jax.config.jax_compilation_cache_dir == expected
+
+
+@pytest.mark.parametrize("mode", ["train", "plan", "eval"])
+def test_each_mode_that_compiles_keeps_its_programs(
+  mode, told_folder, tmp_path, capsys
+):
+  told_folder(None)
+  argv = [LEAF, f"--gin.MODEL_DIR='{tmp_path}'", f"--run_mode={mode}"]
+  with pytest.raises(SystemExit) as info:
+    main.main([*argv, "--gin.COMPILATION_CACHE_DIR=3"])
+  assert info.value.code == 2
+  message = "COMPILATION_CACHE_DIR = 3, expected a folder, or None"
+  assert message in capsys.readouterr().err
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(
