@@ -109,7 +109,7 @@ def _wait_for(program: Compiled, arrays: Sequence[Array]) -> Results:
 
 def agreement(dtype: str) -> Table:
   """Whether all kernels give the values and gradients of the plain one."""
-  rows = []
+  rows: list[dict[str, Value]] = []
   for kind, mask in _masks().items():
     real = (mask.queries > 0)[:, None, :, None]
     lengths = (mask.queries.shape[1], *[mask.keys.shape[1]] * 2)
