@@ -13,11 +13,11 @@ python=${PYTHON:-python3}
 mkdir -p "$folder"
 failed=()
 
-# Without tests/conftest.py, which sets up eight CPU devices and other packages.
-# Full precision, since the tests compare results of float32.
+# Without tests/conftest.py, which sets up eight CPU devices; so no test on a
+# mesh. Full precision, since the tests compare results of float32.
 if "$python" -c 'import pytest, hypothesis' 2>/dev/null; then
   JAX_DEFAULT_MATMUL_PRECISION=highest timeout 120 "$python" -m pytest \
-    --noconftest -p no:cacheprovider -W default -q \
+    --noconftest -p no:cacheprovider -W default -q -k 'not mesh' \
     tests/attention_test.py tests/masked_stack_test.py tests/losses_test.py \
     2>&1 | tee "$folder/tests.txt"
   [ "${PIPESTATUS[0]}" = 0 ] || failed+=(tests)

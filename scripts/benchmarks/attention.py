@@ -1,9 +1,9 @@
 """Suite `attention`: the kernels of `models/attention.py` by length of a row.
 
 Value and gradients, with a causal mask and two packed segments a row. Batches
-have equally many tokens, until a single row has more. `apart` is the largest
-difference from the plain kernel among values and gradients, over the largest
-entry. A program that would take over half of the memory is not run.
+have equally many tokens, until a single row has more. A program that would take
+over half of the memory is not run. Before, all kernels are checked against the
+plain one in float32, with every kind of mask, padding and shared heads.
 """
 
 import functools
@@ -33,12 +33,16 @@ SIZES = {
 }
 FUSED = {"gpu": ("cudnn",), "tpu": ("splash",)}
 MACHINE_GB = 16.0  # Of a machine without a device that has its own.
+# Of an error over the largest entry; 2^-8 is the rounding of a bfloat16.
+TOLERANCE = {"float32": 1e-5, "bfloat16": 2 * 2.0**-8}
 Results: TypeAlias = Sequence[Array]
+Step: TypeAlias = Callable[..., Results]
 
 
 def run(size: str, rounds: int) -> Iterator[Table]:
-  """One table for each length, as soon as it is measured."""
+  """The check, and a table for each length as soon as it is measured."""
   tokens, heads, width, dtype, lengths = SIZES[size]
+  yield agreement(dtype)
   for length in lengths:
     shape = (max(1, tokens // length), heads, length, width)
     rows = list(_rows(shape, dtype, rounds))
@@ -46,50 +50,53 @@ def run(size: str, rounds: int) -> Iterator[Table]:
     yield Table(f"Attention: {length} tokens, {name}, {dtype}", rows)
 
 
+def kernels() -> tuple[str, ...]:
+  """Those that this kind of device has."""
+  return "plain", "chunked", *FUSED.get(jax.default_backend(), ())
+
+
 def _rows(
   shape: Sequence[int], dtype: str, rounds: int
 ) -> Iterator[dict[str, Value]]:
-  """A row for each kernel that this kind of device has."""
-  rng = np.random.default_rng(0)
-  arrays = [jnp.asarray(rng.normal(0, 1, shape), dtype) for _ in range(4)]
-  kernels = ("plain", "chunked", *FUSED.get(jax.default_backend(), ()))
+  """Time and memory by kernel."""
+  half = (jnp.arange(shape[2]) < shape[2] // 2)[None]
+  segments = jnp.where(half, 1, 2)
+  mask = Mask(segments, segments, causal=True)
+  arrays = [_normal(seed, shape, dtype) for seed in range(4)]
   programs = {
-    kernel: jax.jit(_step(kernel, shape)).lower(*arrays).compile()
-    for kernel in kernels
+    kernel: jax.jit(_step(kernel, mask)).lower(*arrays).compile()
+    for kernel in kernels()
   }
   memory = {kernel: memory_mb(program) for kernel, program in programs.items()}
   most_mb = 500 * (device_gb() or MACHINE_GB)
-  fitting: dict[str, Callable[[], Results]] = {
+  fitting = {
     kernel: functools.partial(_wait_for, program, arrays)
     for kernel, program in programs.items()
     if (memory[kernel]["temporary MB"] or 0.0) < most_mb
   }
-  results = {kernel: step() for kernel, step in fitting.items()}
   seconds = take_turns(fitting, rounds=rounds, warmup=1)
-  plain = results.get("plain")
-  for kernel in kernels:
-    found, times = results.get(kernel), seconds.get(kernel)
+  for kernel in programs:
+    times = seconds.get(kernel)
     yield {
       "kernel": kernel,
       "ms": statistics.median(times) * 1e3 if times else None,
       "temporary MB": memory[kernel]["temporary MB"],
-      "apart": _apart(found, plain) if found and plain else None,
     }
 
 
-def _step(kernel: str, shape: Sequence[int]) -> Callable[..., Results]:
+def _normal(seed: int, shape: Sequence[int], dtype: str) -> Array:
+  return jnp.asarray(np.random.default_rng(seed).normal(0, 1, shape), dtype)
+
+
+def _step(kernel: str, mask: Mask) -> Step:
   """(query, keys, values, direction) -> value and gradients."""
-  length, width = shape[2:]
-  segments = jnp.where(jnp.arange(length) < length // 2, 1, 2)[None]
-  mask = Mask(segments, segments, causal=True)
 
   def step(
     query: Array, keys: Array, values: Array, direction: Array
   ) -> Results:
-    def value(query: Array, keys: Array, values: Array) -> Array:
-      return attend(query, keys, values, mask, scale=width**-0.5, kernel=kernel)
-
-    out, pull_back = jax.vjp(value, query, keys, values)
+    scale = query.shape[-1] ** -0.5
+    mixed = functools.partial(attend, mask=mask, scale=scale, kernel=kernel)
+    out, pull_back = jax.vjp(mixed, query, keys, values)
     return out, *pull_back(direction)
 
   return Partitioner().on_mesh(step)
@@ -100,10 +107,56 @@ def _wait_for(program: Compiled, arrays: Sequence[Array]) -> Results:
   return results
 
 
-def _apart(found: Results, expected: Results) -> float:
-  """Largest difference among arrays, over the largest entry of each."""
-  pairs = (
-    (np.asarray(x, np.float32), np.asarray(y, np.float32))
-    for x, y in zip(found, expected, strict=True)
+def agreement(dtype: str) -> Table:
+  """Whether all kernels give the values and gradients of the plain one."""
+  rows: list[dict[str, Value]] = []
+  for kind, mask in _masks().items():
+    real = (mask.queries > 0)[:, None, :, None]
+    lengths = (mask.queries.shape[1], *[mask.keys.shape[1]] * 2)
+    query, keys, values = (
+      _normal(seed, (2, heads, length, 64), dtype)
+      for seed, (heads, length) in enumerate(zip((4, 2, 2), lengths))
+    )
+    # What padding attends to is not defined.
+    direction = _normal(3, query.shape, dtype) * real.astype(dtype)
+    arrays = query, keys, values, direction
+    wide = [x.astype(jnp.float32) for x in arrays]
+    with jax.default_matmul_precision("highest"):
+      expected = jax.jit(_step("plain", mask))(*wide)
+    for kernel in kernels():
+      out, *gradients = jax.jit(_step(kernel, mask))(*arrays)
+      found = [out * real, *gradients]
+      apart = max(map(_apart, found, [expected[0] * real, *expected[1:]]))
+      rows.append(
+        {
+          "mask": kind,
+          "kernel": kernel,
+          "found": apart,
+          "allowed": TOLERANCE[dtype],
+          "holds": apart <= TOLERANCE[dtype],
+        }
+      )
+  return Table(f"Agreement of kernels, {dtype}", rows)
+
+
+def _masks() -> dict[str, Mask]:
+  """Two rows of packed segments with padding, by kind of attention."""
+  place = jnp.arange(256)
+  segments = jnp.stack(
+    [jnp.where(place < 100, 1, 2 * (place < 240)), 1 * (place < 200)]
   )
-  return max(float(abs(x - y).max() / abs(y).max()) for x, y in pairs)
+  inputs = jnp.stack([(place < 30) | (place // 50 == 2), place < 120])
+  place = jnp.arange(384)
+  source = jnp.stack([jnp.where(place < 250, 1, 2), 1 * (place < 300)])
+  return {
+    "packed": Mask(segments, segments),
+    "causal": Mask(segments, segments, causal=True),
+    "prefix": Mask(segments, segments, inputs, causal=True),
+    "cross": Mask(segments, source),
+  }
+
+
+def _apart(found: Array, expected: Array) -> float:
+  """Largest difference, over the largest entry."""
+  x, y = np.asarray(found, np.float32), np.asarray(expected, np.float32)
+  return float(np.abs(x - y).max() / np.abs(y).max())
