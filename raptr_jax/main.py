@@ -238,29 +238,6 @@ def _mendable() -> Iterator[None]:
     raise ConfigurationError(sentence(error)) from error
 
 
-def _keep_programs() -> None:
-  """Keeps compiled programs on disk, where the next start finds them.
-
-  The variables by which JAX itself is told so come first.
-
-  Raises:
-    ConfigurationError: COMPILATION_CACHE_DIR is no folder.
-  """
-  import jax
-
-  folder = resolved(macros().get("COMPILATION_CACHE_DIR"))
-  if folder is None or jax.config.jax_compilation_cache_dir:
-    return
-  if not isinstance(folder, str):
-    raise ConfigurationError(
-      f"COMPILATION_CACHE_DIR = {folder!r}, expected a folder, or None."
-    )
-  jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
-  # All of them: a start needs dozens that compile in less than a second.
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
 def _prepare(flags: argparse.Namespace) -> None:
   from raptr_jax.tasks.prepared.prepare import prepare
 
@@ -272,7 +249,6 @@ def _plan(flags: argparse.Namespace) -> None:
   from raptr_jax.training.dry_run import print_plan
   from raptr_jax.training.experiment import Experiment
 
-  _keep_programs()
   with _mendable():
     run = configuration.build("RUN")
     if not isinstance(run, Experiment):
@@ -289,12 +265,13 @@ def _run(flags: argparse.Namespace) -> None:
   import jax
 
   from raptr_jax.training.experiment import Experiment
+  from raptr_jax.training.kept_programs import keep_programs
   from raptr_jax.training.loop import train
   from raptr_jax.training.signals import Stopped
 
   if flags.multihost:
     jax.distributed.initialize()
-  _keep_programs()
+  keep_programs(_programs_folder())
   run = _opened()
   if isinstance(run, Experiment):
     if flags.profile_steps:
@@ -308,6 +285,16 @@ def _run(flags: argparse.Namespace) -> None:
   else:
     with _mendable():
       run.run()
+
+
+def _programs_folder() -> str | None:
+  """Where compiled programs are kept; older configurations do not say."""
+  folder = resolved(macros().get("COMPILATION_CACHE_DIR"))
+  if not isinstance(folder, str | None):
+    raise ConfigurationError(
+      f"COMPILATION_CACHE_DIR = {folder!r}, expected a folder, or None."
+    )
+  return folder
 
 
 def _opened() -> Any:

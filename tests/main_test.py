@@ -3,6 +3,7 @@ import math
 import re
 import shutil
 import signal
+import sys
 
 import gin
 import jax
@@ -12,7 +13,7 @@ from raptr_jax import main
 from raptr_jax.configuration.errors import sentence
 from raptr_jax.configuration.resolved import resolved_lines
 from raptr_jax.tasks.prepared import prepare
-from raptr_jax.training import loop
+from raptr_jax.training import kept_programs, loop
 from raptr_jax.training.signals import Stopped
 from tests.small_task import write_corpus
 
@@ -376,35 +377,35 @@ def told_folder():
 
 
 @pytest.mark.parametrize(
-  ("value", "told", "expected"),
+  ("folder", "told", "expected"),
   [
-    ("'~/programs'", None, "/home/me/programs"),
-    ("'gs://bucket/programs'", None, "gs://bucket/programs"),
-    ("None", None, None),
-    ("'~/programs'", "/told/by/jax", "/told/by/jax"),
+    ("~/programs", None, "/home/me/programs"),
+    ("gs://bucket/programs", None, "gs://bucket/programs"),
+    (None, None, None),
+    ("~/programs", "/told/by/jax", "/told/by/jax"),
   ],
 )
 def test_compiled_programs_are_kept_in_a_folder(
-  value, told, expected, told_folder, monkeypatch
+  folder, told, expected, told_folder, monkeypatch
 ):
   monkeypatch.setenv("HOME", "/home/me")
-  main.configure(
-    [LEAF, "--gin.MODEL_DIR='x'", f"--gin.COMPILATION_CACHE_DIR={value}"]
-  )
   told_folder(told)
-  main._keep_programs()
+  kept_programs.keep_programs(folder)
   assert jax.config.jax_compilation_cache_dir == expected
 
 
-@pytest.mark.parametrize("mode", ["train", "plan", "eval"])
-def test_each_mode_that_compiles_keeps_its_programs(
-  mode, told_folder, tmp_path, capsys
-):
-  told_folder(None)
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_runs_keep_their_programs(mode, tmp_path, monkeypatch, capsys):
+  folders = []
+  monkeypatch.setattr(kept_programs, "keep_programs", folders.append)
+  monkeypatch.setattr(main, "_opened", sys.exit)
   argv = [LEAF, f"--gin.MODEL_DIR='{tmp_path}'", f"--run_mode={mode}"]
-  with pytest.raises(SystemExit) as info:
+  for value, kept in (("'here'", ["here"]), ("None", ["here", None])):
+    with pytest.raises(SystemExit):
+      main.main([*argv, f"--gin.COMPILATION_CACHE_DIR={value}"])
+    assert folders == kept
+  with pytest.raises(SystemExit):
     main.main([*argv, "--gin.COMPILATION_CACHE_DIR=3"])
-  assert info.value.code == 2
   message = "COMPILATION_CACHE_DIR = 3, expected a folder, or None"
   assert message in capsys.readouterr().err
 
