@@ -1,6 +1,6 @@
 """What the compiled step does, on four devices that share the batch.
 
-The parameters are split over them as well; see `tests/compiled_programs.py`.
+The parameters are split over them as well; see `tests/program_facts.py`.
 """
 
 import importlib.util
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compiled_programs import LAYERS, SHORT
+from tests.program_facts import LAYERS, SHORT
 
 ROOT = Path(__file__).resolve().parent.parent
 # Nothing runs: XLA optimises the program as always, LLVM its code as little as
@@ -40,7 +40,7 @@ def compiled(request):
   if not importlib.util.find_spec(package):
     pytest.skip(f"{package} is not installed")
   result = subprocess.run(
-    [sys.executable, "-m", "tests.compiled_programs", request.param, *names],
+    [sys.executable, "-m", "tests.program_facts", request.param, *names],
     cwd=ROOT,
     env=os.environ | {"XLA_FLAGS": XLA_FLAGS},
     stdout=subprocess.PIPE,

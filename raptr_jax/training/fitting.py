@@ -31,10 +31,12 @@ class Try:
 
   Attributes:
     bindings: of gin, for those settings: name -> value.
-    step: the step, compiled with them.
+    experiment: the run with them.
+    step: its step, compiled.
   """
 
   bindings: Mapping[str, str]
+  experiment: Experiment
   step: CompiledStep
 
 
@@ -53,7 +55,7 @@ def tries(
   if remat_of(experiment) not in (None, LEAST):
     experiment, remat = with_remat(experiment, LEAST), {REMAT: f"'{LEAST}'"}
     step = compile_step(experiment, draws)
-    yield Try(remat, step)
+    yield Try(remat, experiment, step)
   for placement, partitioner in _placements(experiment.partitioner):
     if step.memory.total <= capacity:
       return
@@ -65,10 +67,10 @@ def tries(
     placement = {**remat, **placement}
     if partitioner != experiment.partitioner:
       step = compile_step(placed, draws)
-      yield Try(placement, step)
-    for parts, smaller in _in_parts(placed, draws, step, capacity):
-      step = smaller
-      yield Try({**placement, MICROBATCHES: str(parts)}, step)
+      yield Try(placement, placed, step)
+    found = _in_parts(placed, draws, step, capacity)
+    for parts, divided, step in found:
+      yield Try({**placement, MICROBATCHES: str(parts)}, divided, step)
 
 
 def keeping_more(
@@ -79,8 +81,9 @@ def keeping_more(
   if remat is None:
     return
   for more in REMATS[REMATS.index(remat) + 1 :]:
-    step = compile_step(with_remat(experiment, more), draws)
-    yield Try({REMAT: f"'{more}'"}, step)
+    changed = with_remat(experiment, more)
+    step = compile_step(changed, draws)
+    yield Try({REMAT: f"'{more}'"}, changed, step)
     if step.memory.total > capacity:
       return
 
@@ -122,8 +125,8 @@ def _placements(
 
 def _in_parts(
   experiment: Experiment, draws: Draws, step: CompiledStep, capacity: int
-) -> Iterator[tuple[int, CompiledStep]]:
-  """Numbers of microbatches, and the step with each, until it fits."""
+) -> Iterator[tuple[int, Experiment, CompiledStep]]:
+  """Numbers of microbatches, and the run with each, until its step fits."""
   data_shards = experiment.partitioner.mesh.shape["data"]
   examples = experiment.train_dataset.batch_size // data_shards
   temporary = {experiment.num_microbatches: step.memory.temporary}
@@ -132,11 +135,10 @@ def _in_parts(
     parts = _next_parts(temporary, room)
     if parts is None or examples % parts:
       return
-    step = compile_step(
-      dataclasses.replace(experiment, num_microbatches=parts), draws
-    )
+    divided = dataclasses.replace(experiment, num_microbatches=parts)
+    step = compile_step(divided, draws)
     temporary[parts] = step.memory.temporary
-    yield parts, step
+    yield parts, divided, step
 
 
 def _next_parts(temporary: Mapping[int, int], room: int) -> int | None:

@@ -202,10 +202,10 @@ def _tpus(
       f"TARGET = {target!r}, expected {num_axes} axes: set --target to {NAMES}."
     )
   _require(target, "tpu", "libtpu")
-  # libtpu asks a cluster for them, or prints that it found none.
+  # libtpu asks a cluster for these, or prints that it found none; and it lets
+  # one process have a machine's chips, of which this one needs none.
   os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
   os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-  # It takes no TPU, so it need not be the only process that loads libtpu.
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   described = topologies.get_topology_desc(
     target,

@@ -1,6 +1,6 @@
 """Compiles steps for a target, and prints what `compiled_program_test` checks.
 
-  python -m tests.compiled_programs TARGET [short] [full] [cond]
+  python -m tests.program_facts TARGET [short] [full] [cond]
 
 In a process of its own: with all of XLA's optimisations, four CPU devices, and
 the plugin of the target.
