@@ -20,6 +20,7 @@ from typing import Any
 import gin
 
 from raptr_jax.configuration import configure as configuration
+from raptr_jax.configuration.bindings import macros, resolved
 from raptr_jax.configuration.errors import ConfigurationError, sentence
 from raptr_jax.configuration.resolved import resolved_lines
 
@@ -264,11 +265,13 @@ def _run(flags: argparse.Namespace) -> None:
   import jax
 
   from raptr_jax.training.experiment import Experiment
+  from raptr_jax.training.kept_programs import keep_programs
   from raptr_jax.training.loop import train
   from raptr_jax.training.signals import Stopped
 
   if flags.multihost:
     jax.distributed.initialize()
+  keep_programs(_programs_folder())
   run = _opened()
   if isinstance(run, Experiment):
     if flags.profile_steps:
@@ -282,6 +285,16 @@ def _run(flags: argparse.Namespace) -> None:
   else:
     with _mendable():
       run.run()
+
+
+def _programs_folder() -> str | None:
+  """Where compiled programs are kept; older configurations do not say."""
+  folder = resolved(macros().get("COMPILATION_CACHE_DIR"))
+  if not isinstance(folder, str | None):
+    raise ConfigurationError(
+      f"COMPILATION_CACHE_DIR = {folder!r}, expected a folder, or None."
+    )
+  return folder
 
 
 def _opened() -> Any:

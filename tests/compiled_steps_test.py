@@ -15,7 +15,7 @@ POLICY = policies.raptr(schedule=SCHEDULE, sampler="exact")
 KEY = jax.random.key(3)
 
 
-def compiled_steps(execution, step_fn, start=0, draws=None):
+def compiled_steps(execution, step_fn, start=0, draws=None, others=()):
   shape = jax.ShapeDtypeStruct((), jnp.float32)
   return CompiledSteps(
     jax.jit(step_fn),
@@ -24,6 +24,7 @@ def compiled_steps(execution, step_fn, start=0, draws=None):
     draws or draw_table({"stack": POLICY}, KEY, 9, execution),
     start=start,
     partitioner=Partitioner(),
+    others=others,
   )
 
 
@@ -51,6 +52,26 @@ def test_each_length_is_compiled_once_in_order(execution, start, compiled):
       assert steps.program(number) is not None
       assert steps.ready(number)
   assert traced == compiled
+
+
+def test_other_programs_are_compiled_before_the_step_that_needs_them():
+  order = []
+
+  def step(state, batch, draws):
+    order.append(draws["stack"].scale.shape[0])
+    return state
+
+  def failing():
+    order.append("fails")
+    raise ZeroDivisionError  # So will the call that needs it.
+
+  others = [
+    (step, lambda step=step: order.append(f"before {step}"))
+    for step in (7, 3, 6)
+  ]
+  with compiled_steps("gather", step, others=[*others, (1, failing)]) as steps:
+    assert steps.program(6) is not None
+  assert order[:6] == [2, "fails", "before 3", 3, "before 6", 4]
 
 
 def test_later_programs_are_compiled_while_the_first_runs():

@@ -8,6 +8,7 @@ match another one's.
 
 import importlib.metadata
 import os
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join(
@@ -22,10 +23,15 @@ os.environ["XLA_FLAGS"] = " ".join(
 if importlib.metadata.version("jaxlib").startswith("0.10."):
   # Fusions take most of a compilation. Newer versions end at the unknown flag.
   os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
-
+# Programs that tests have in common are compiled once, for all processes of
+# a run: the first one makes the folder, and the others inherit its name.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+  _programs = tempfile.TemporaryDirectory()
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import logging
-import tempfile
 from typing import Protocol
 
 import jax
@@ -82,13 +88,3 @@ ocp.type_handlers.register_type_handler(
   ocp.type_handlers.ArrayHandler(use_replica_parallel=False),
   override=True,
 )
-# Programs that tests have in common are compiled once, for all processes of
-# a run: the first one makes the folder, and the others inherit its name.
-if "PYTEST_XDIST_WORKER" not in os.environ:
-  _cache = tempfile.TemporaryDirectory()
-  os.environ["RAPTR_JAX_TEST_CACHE"] = _cache.name
-jax.config.update(
-  "jax_compilation_cache_dir", os.environ["RAPTR_JAX_TEST_CACHE"]
-)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

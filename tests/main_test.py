@@ -3,15 +3,17 @@ import math
 import re
 import shutil
 import signal
+import sys
 
 import gin
+import jax
 import pytest
 
 from raptr_jax import main
 from raptr_jax.configuration.errors import sentence
 from raptr_jax.configuration.resolved import resolved_lines
 from raptr_jax.tasks.prepared import prepare
-from raptr_jax.training import loop
+from raptr_jax.training import kept_programs, loop
 from raptr_jax.training.signals import Stopped
 from tests.small_task import write_corpus
 
@@ -358,6 +360,54 @@ def test_a_changed_configuration_is_told(arguments, copy, capsys):
   out = capsys.readouterr().out
   assert "-EVAL_PERIOD = 3" in out
   assert "+EVAL_PERIOD = 2" in out
+
+
+@pytest.fixture
+def told_folder():
+  """Sets JAX's folder of compiled programs, and puts the tests' own back."""
+  names = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+  )
+  before = {name: getattr(jax.config, name) for name in names}
+  yield lambda folder: jax.config.update(names[0], folder)
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+@pytest.mark.parametrize(
+  ("folder", "told", "expected"),
+  [
+    ("~/programs", None, "/home/me/programs"),
+    ("gs://bucket/programs", None, "gs://bucket/programs"),
+    (None, None, None),
+    ("~/programs", "/told/by/jax", "/told/by/jax"),
+  ],
+)
+def test_compiled_programs_are_kept_in_a_folder(
+  folder, told, expected, told_folder, monkeypatch
+):
+  monkeypatch.setenv("HOME", "/home/me")
+  told_folder(told)
+  kept_programs.keep_programs(folder)
+  assert jax.config.jax_compilation_cache_dir == expected
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_runs_keep_their_programs(mode, tmp_path, monkeypatch, capsys):
+  folders = []
+  monkeypatch.setattr(kept_programs, "keep_programs", folders.append)
+  monkeypatch.setattr(main, "_opened", sys.exit)
+  argv = [LEAF, f"--gin.MODEL_DIR='{tmp_path}'", f"--run_mode={mode}"]
+  for value, kept in (("'here'", ["here"]), ("None", ["here", None])):
+    with pytest.raises(SystemExit):
+      main.main([*argv, f"--gin.COMPILATION_CACHE_DIR={value}"])
+    assert folders == kept
+  with pytest.raises(SystemExit):
+    main.main([*argv, "--gin.COMPILATION_CACHE_DIR=3"])
+  message = "COMPILATION_CACHE_DIR = 3, expected a folder, or None"
+  assert message in capsys.readouterr().err
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(

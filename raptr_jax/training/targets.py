@@ -205,6 +205,8 @@ def _tpus(
   # libtpu asks a cluster for them, or prints that it found none.
   os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
   os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+  # It takes no TPU, so it need not be the only process that loads libtpu.
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   described = topologies.get_topology_desc(
     target,
     "tpu",
