@@ -130,10 +130,7 @@ class _Loop:
   def run(
     self, state: TrainState, start: int, stop: StopRequest
   ) -> tuple[TrainState, int]:
-    """Runs steps `start`, `start + 1`, ... until the end or a stop.
-
-    Returns the state, and the number of steps done.
-    """
+    """Runs from step `start` to the end or a stop; returns state and step."""
     total_steps = self.experiment.total_steps
     dataset = self.experiment.train_dataset
     batches = dataset.batches(self.examples // dataset.batch_size)

@@ -163,14 +163,11 @@ def gradients(workload: Workload, trainer: Trainer) -> Table:
   num_layers, dtype = workload.config.num_layers, workload.config.dtype
   mask = spread_mask(num_layers, num_layers // 2)
   run = trainer.experiment
-  grad_fn = jax.grad(run.model.loss_fn, has_aux=True)
-  gradient = jax.jit(run.partitioner.on_mesh(grad_fn))
+  gradient = run.partitioner.jit(jax.grad(run.model.loss_fn, has_aux=True))
   by_execution = []
   for execution in EXECUTIONS:
     draws = as_executed({"stack": draw_of(mask)}, execution)
-    grads, _ = gradient(
-      trainer.state.params, trainer.batch, draws, jax.random.key(0)
-    )
+    grads, _ = gradient(trainer.params, trainer.batch, draws, jax.random.key(0))
     by_execution.append(jax.device_get(grads))
   skipped = max(_largest_of_skipped(grads, mask) for grads in by_execution)
   apart = max(jax.tree.leaves(jax.tree.map(_apart, *by_execution)))

@@ -1,5 +1,6 @@
 """Training steps to be timed: those of real runs, on random batches."""
 
+import copy
 import dataclasses
 import itertools
 from collections.abc import Callable, Hashable, Iterator
@@ -16,6 +17,7 @@ from raptr_jax.contracts import (
   Draws,
   LayerDraw,
   Model,
+  Params,
 )
 from raptr_jax.methods import policies
 from raptr_jax.models.bert import BertConfig, BertMaskedLM
@@ -24,6 +26,7 @@ from raptr_jax.models.decoder_lm import DecoderLM
 from raptr_jax.training import optim, setup
 from raptr_jax.training.compiled_steps import abstract_draws
 from raptr_jax.training.experiment import Experiment
+from raptr_jax.training.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,16 +130,31 @@ class Trainer:
   """A model in training, and the programs of its steps, which share its state.
 
   Attributes:
+    workload: the model and its batches.
     experiment: the run whose steps these are.
-    state: replaced by each step.
     batch: on the devices.
   """
 
   def __init__(self, workload: Workload):
-    dataset = RandomDataset(workload)
+    self.workload = workload
+    self._prepare()
+    batch = workload.batch_of(0)
+    self.batch = self.experiment.partitioner.put_batch(batch)
+    self._held: list[TrainState] = []  # One state, or none.
+    self.renew()
+
+  def with_remat(self, remat: str) -> "Trainer":
+    """One that keeps other values for the backward pass, with the same state."""
+    other = copy.copy(self)
+    other.workload = self.workload.with_config(remat=remat)
+    other._prepare()
+    return other
+
+  def _prepare(self) -> None:
+    dataset = RandomDataset(self.workload)
     self.experiment = Experiment(
-      model=workload.model(),
-      policy=policies.full(num_layers=workload.config.num_layers),
+      model=self.workload.model(),
+      policy=policies.full(num_layers=self.workload.config.num_layers),
       train_dataset=dataset,
       eval_dataset=dataset,
       optimizer=optim.adamw(learning_rate=1e-4),
@@ -146,9 +164,15 @@ class Trainer:
     self._abstract = setup.abstract_state(self.experiment)
     self._step = setup.jitted_step(self.experiment, self._abstract)
     self._compiled: dict[Hashable, Compiled] = {}
-    self.state = setup.fresh_state(self.experiment, self._abstract)
-    batch = workload.batch_of(0)
-    self.batch = self.experiment.partitioner.put_batch(batch)
+
+  def renew(self) -> None:
+    """Begins with a fresh state, as after a step that failed and lost its own."""
+    self._held.clear()
+    self._held.append(setup.fresh_state(self.experiment, self._abstract))
+
+  @property
+  def params(self) -> Params:
+    return self._held[0].params
 
   def form(self, draws: Draws) -> Hashable:
     """Identifies the program of draws, by their structure and shapes."""
@@ -180,8 +204,8 @@ class Trainer:
     self._run(self.compiled(draws), partitioner.put_batch(batch), placed)
 
   def _run(self, program: Compiled, batch: DeviceBatch, draws: Draws) -> None:
-    self.state, metrics = program(self.state, batch, draws)
-    jax.block_until_ready((self.state, metrics))
+    self._held[0], metrics = program(self._held[0], batch, draws)
+    jax.block_until_ready((self._held[0], metrics))
 
 
 def draw_of(mask: np.ndarray) -> LayerDraw:
