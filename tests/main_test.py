@@ -422,6 +422,19 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
   assert not (tmp_path / "run").exists()
 
 
+def test_a_plan_for_a_target_compiles_every_program(
+  arguments, tmp_path, capsys
+):
+  run = f"--gin.MODEL_DIR='{tmp_path / 'run'}'"
+  main.main([*arguments, run, "--run_mode=plan", "--target=cpu"])
+  out = capsys.readouterr().out
+  assert re.search(r"command line\n(.*\n)* +TARGET +'cpu'\n", out)
+  (count,) = re.findall(r"compiling (\d) of \1 programs for 8 x cpu", out)
+  paths = re.findall(r"^path of \d layers .* temporary$", out, re.M)
+  assert len(paths) == int(count) > 1
+  assert "all-reduce" in out
+
+
 def test_a_dry_run_prints_the_solved_number_and_both_factors(
   capsys, tmp_path, monkeypatch
 ):

@@ -124,6 +124,14 @@ def test_a_mesh_that_does_not_divide_the_devices_is_an_error():
     Partitioner(model_shards=3)
 
 
+def test_an_axis_that_does_not_split_evenly_is_an_error(tmp_path):
+  experiment = make_experiment(
+    tmp_path, partitioner=Partitioner(model_shards=4)
+  )
+  with pytest.raises(ValueError, match=r"'heads' has size 2, .* 4 devices"):
+    setup.abstract_state(experiment)
+
+
 def test_a_copy_of_the_model_over_several_hosts_is_an_error(monkeypatch):
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   Partitioner(model_shards=2)
