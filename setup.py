@@ -84,6 +84,8 @@ setup(
     "dev": [
       "beartype",
       "hypothesis",
+      # Compiles for TPUs that are not here; there is no libtpu for others.
+      'jax[tpu] ; sys_platform == "linux" and platform_machine == "x86_64"',
       "mypy",
       "pytest",
       "pytest-xdist",

@@ -6,6 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
 make_environment dev,data,docs
+export JAX_PLATFORMS=cpu # libtpu, of the extra dev, would look for TPUs.
 
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .

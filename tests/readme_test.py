@@ -16,7 +16,7 @@ from raptr_jax.configuration import configure
 from raptr_jax.inference import evaluation
 from raptr_jax.inference.run import Run
 from raptr_jax.scaffold import new
-from raptr_jax.training import experiment
+from raptr_jax.training import experiment, targets
 
 ROOT = Path(__file__).resolve().parent.parent
 LEAF = "--gin_file=experiments/quickstart_bert_raptr.gin"
@@ -64,8 +64,14 @@ def programs() -> list[str]:
 PROGRAMS = programs()
 TABLE_COMMANDS = [p for p in PROGRAMS if "scripts/reproduce.py" in p]
 BENCHMARK_COMMANDS = [p for p in PROGRAMS if "scripts/benchmark.py" in p]
+COMPILE_COMMANDS = [p for p in PROGRAMS if "scripts/compiled_programs.py" in p]
 NEW_COMMANDS = [p for p in PROGRAMS if p.startswith("raptr new ")]
-OTHER_COMMANDS = (*TABLE_COMMANDS, *BENCHMARK_COMMANDS, *NEW_COMMANDS)
+OTHER_COMMANDS = (
+  *TABLE_COMMANDS,
+  *BENCHMARK_COMMANDS,
+  *COMPILE_COMMANDS,
+  *NEW_COMMANDS,
+)
 RUN_COMMANDS = [p for p in PROGRAMS if p not in OTHER_COMMANDS]
 
 
@@ -73,6 +79,7 @@ def test_there_are_commands_of_each_kind():
   assert len(RUN_COMMANDS) >= 15
   assert len(TABLE_COMMANDS) >= 4
   assert BENCHMARK_COMMANDS
+  assert COMPILE_COMMANDS
   assert NEW_COMMANDS
 
 
@@ -82,6 +89,8 @@ def test_a_command_configures_a_run(line, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   program, *words = shlex.split(line, comments=True)
   assert program == "raptr"
+  # The plugins of other targets may not be installed.
+  words = [re.sub(r"^--target=.*", "--target=cpu", word) for word in words]
   if not any(word.startswith("--gin_file=") for word in words):
     for folder, leaf in RUNS.items():
       leave_config(leaf, tmp_path / folder)
@@ -131,6 +140,19 @@ def test_a_command_names_a_suite(line, monkeypatch):
   python, script, *words = shlex.split(line)
   assert (python, script) == ("python", "scripts/benchmark.py")
   assert benchmark.parse_args(words).suite in (*benchmark.SUITES, "all")
+
+
+@pytest.mark.parametrize("line", COMPILE_COMMANDS)
+def test_a_command_names_targets(line, monkeypatch):
+  monkeypatch.syspath_prepend(ROOT / "scripts")
+  script = importlib.import_module("compiled_programs")
+  python, name, *words = shlex.split(line)
+  assert (python, name) == ("python", "scripts/compiled_programs.py")
+  kinds = {
+    name.partition(":")[0]
+    for name in script._parser().parse_args(words).targets
+  }
+  assert kinds <= {*targets.GPUS, *targets.TPUS}
 
 
 @pytest.mark.parametrize("line", NEW_COMMANDS)
