@@ -6,23 +6,24 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from raptr_jax.contracts import LayerDraw
+from raptr_jax.methods.draws import with_slots
 from raptr_jax.training import setup
 from raptr_jax.training.compiled_steps import abstract_draws
 from raptr_jax.training.partitioning import Partitioner
 from tests.toy import LAYERS, ToyDataset, make_experiment, make_model
 
-MASK = np.asarray([True, False, True, True])
+MASK = np.asarray([False, True, True, True])
 DRAWS = {"stack": LayerDraw(MASK, MASK.astype(np.float32)).path()}
 
 
-def step_on(tmp_path, *, model_shards, **overrides):
+def step_on(tmp_path, *, model_shards, draws=DRAWS, **overrides):
   partitioner = Partitioner(model_shards=model_shards)
   experiment = make_experiment(tmp_path, partitioner=partitioner, **overrides)
   abstract = setup.abstract_state(experiment)
   state = setup.fresh_state(experiment, abstract)
   place = experiment.partitioner
   batch = place.put_batch(next(experiment.train_dataset.batches(0)))
-  draws = place.put_replicated(DRAWS)
+  draws = place.put_replicated(draws)
   step = setup.jitted_step(experiment, abstract)
   return jax.device_get(step(state, batch, draws)), abstract
 
@@ -47,8 +48,14 @@ def test_microbatches_of_every_shard_give_the_gradients_of_the_batch(tmp_path):
   )
   (_, whole), _ = step_on(tmp_path, **common)
   (_, parts), _ = step_on(tmp_path, **common, num_microbatches=2)
+  # In a program with room for one layer more.
+  shared = {"stack": with_slots(DRAWS["stack"], LAYERS)}
+  (_, in_shared), _ = step_on(
+    tmp_path, **common, num_microbatches=2, draws=shared
+  )
   for name, value in whole.items():
     np.testing.assert_allclose(parts[name], value, rtol=1e-4)
+    np.testing.assert_allclose(in_shared[name], value, rtol=1e-4)
 
 
 def reductions(program: str) -> list[tuple[str, str]]:

@@ -188,12 +188,13 @@ def _scan_path(
     layers: Params, x: Hidden, index: Index, scale: Scale, used: Flag | None
   ) -> Hidden:
     # Sliced outside of the conditional, whose gradient is then that of a layer
-    # and not that of all layers.
+    # and not that of all layers; computed again inside of it, or all that a
+    # block keeps would leave it at once.
     args = _slice_layer(layers, index), x, index, scale
     out: Array = (
       run_block(*args)
       if used is None
-      else lax.cond(used, run_block, _skip, *args)
+      else lax.cond(used, checkpoint(run_block, remat), _skip, *args)
     )
     return out
 

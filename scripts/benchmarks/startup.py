@@ -96,14 +96,11 @@ def _program(
   folder: Path, size: str, mode: str, run_name: str = "unused"
 ) -> subprocess.Popen[bytes]:
   """Starts the quickstart in a process of its own."""
-  cache = {
-    "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-  }
+  own = "JAX_COMPILATION_CACHE_DIR"  # Would come before the macro.
   return subprocess.Popen(
     command(folder, size, mode, run_name),
     cwd=ROOT,
-    env=os.environ | cache,
+    env={name: x for name, x in os.environ.items() if name != own},
     stdout=subprocess.DEVNULL,
   )
 
@@ -118,6 +115,7 @@ def command(folder: Path, size: str, mode: str, run_name: str) -> list[str]:
     "--gin_file=experiments/quickstart_bert_raptr.gin",
     f"--gin.MODEL_DIR='{folder / run_name}'",
     f"--gin.DATA_DIR='{folder / 'data'}'",
+    f"--gin.COMPILATION_CACHE_DIR='{folder / 'cache'}'",
     f"--gin.TRAIN_STEPS={STEPS[size]}",
     "--gin.WARMUP_STEPS=2",
     "--gin.EVAL_PERIOD=1000",
