@@ -141,13 +141,14 @@ def agreement(dtype: str) -> Table:
 
 def _masks() -> dict[str, Mask]:
   """Two rows of packed segments with padding, by kind of attention."""
-  place = jnp.arange(256)
-  segments = jnp.stack(
-    [jnp.where(place < 100, 1, 2 * (place < 240)), 1 * (place < 200)]
-  )
-  inputs = jnp.stack([(place < 30) | (place // 50 == 2), place < 120])
+  # More than a chunk, and multiples of 128, as `splash` takes them.
   place = jnp.arange(384)
-  source = jnp.stack([jnp.where(place < 250, 1, 2), 1 * (place < 300)])
+  segments = jnp.stack(
+    [jnp.where(place < 100, 1, 2 * (place < 370)), 1 * (place < 300)]
+  )
+  inputs = jnp.stack([(place < 30) | (place // 100 == 1), place < 120])
+  place = jnp.arange(512)
+  source = jnp.stack([jnp.where(place < 250, 1, 2), 1 * (place < 500)])
   return {
     "packed": Mask(segments, segments),
     "causal": Mask(segments, segments, causal=True),

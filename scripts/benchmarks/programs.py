@@ -229,7 +229,7 @@ def memory_mb(program: Compiled) -> dict[str, float | None]:
 
 
 def device_gb() -> float:
-  """Memory of the first device; 0 for a CPU, which has that of the machine."""
+  """What JAX may take of the first device's memory; 0 for a CPU."""
   memory = jax.devices()[0].memory_stats() or {}
   return memory.get("bytes_limit", 0) / 1e9
 
