@@ -104,9 +104,17 @@ def test_pieces_are_parts_of_the_whole(monkeypatch, policy):
 
 def test_a_function_is_only_asked_about_steps_of_the_run(monkeypatch):
   monkeypatch.setattr(by_step, "PIECE", 4)
-  squares = ByStep(lambda step: jnp.where(step < 6, step**2, -1), 6)
+  asked = set()
+
+  def square(step):
+    jax.debug.callback(lambda n: asked.add(int(n)), step)
+    return step**2
+
+  squares = ByStep(square, 6)
   assert squares.between(0, 6).tolist() == [0, 1, 4, 9, 16, 25]
   assert squares.at(5) == 25
+  jax.effects_barrier()
+  assert asked == set(range(6))
   with pytest.raises(IndexError):
     squares.at(6)
 
@@ -149,7 +157,7 @@ def test_a_run_has_few_programs_whatever_it_draws(method, num_stacks):
   lengths = np.stack(list(table.stack_lengths.values()), axis=1)
   distinct = len(np.unique(lengths, axis=0))
   first = table.first_steps(0)
-  assert len(first) == min(distinct, MOST_PROGRAMS)
+  assert len(first) == min(distinct, MOST_PROGRAMS) <= 8
   assert first[0] == 0
   shapes = {table.program(step): shapes_of(table.at(step)) for step in first}
   for step in range(0, 4000, 7):
