@@ -130,10 +130,13 @@ def _print_tries(found: Iterable[Try], capacity: int, console: Console) -> bool:
 
 
 def _size(num_bytes: int) -> str:
-  """In MiB or GiB."""
-  mib = num_bytes / 2**20
-  return f"{mib:,.1f} MiB" if mib < 1024 else f"{mib / 1024:,.2f} GiB"
+  """In MiB, GiB or TiB."""
+  size, unit = num_bytes / 2**20, "MiB"
+  for larger in ("GiB", "TiB"):
+    if size >= 1024:
+      size, unit = size / 1024, larger
+  return f"{size:,.{1 if unit == 'MiB' else 2}f} {unit}"
 
 
 def _time(seconds: float) -> str:
-  return f"{seconds * 1e3:,.3g} ms"
+  return f"{seconds:,.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
