@@ -53,8 +53,7 @@ class MaskedStack(nn.Module):
       `block(x, scale, *inputs, deterministic=...)` that multiplies its residual
       branches by `scale` and returns an array of x's shape and dtype.
     num_layers: L.
-    remat: "full" recomputes a block in its backward pass; "none" stores its
-      intermediate values.
+    remat: one of `remat.POLICIES`: what a block keeps for its backward pass.
   """
 
   make_block: Callable[..., nn.Module]
