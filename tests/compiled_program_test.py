@@ -1,6 +1,7 @@
-"""What the compiled step does, on four devices that share the batch.
+"""What the compiled step does on four devices, see `tests/program_facts.py`.
 
-The parameters are split over them as well; see `tests/program_facts.py`.
+They share the batch, and the parameters are split over them as well. In the
+program "heads" pairs of them share the batch, and split heads and MLPs.
 """
 
 import importlib.util
@@ -24,9 +25,9 @@ XLA_FLAGS = (
   " --xla_llvm_disable_expensive_passes=true"
 )
 TARGETS = {
-  "cpu": ("jax", "short", "full", "cond"),
+  "cpu": ("jax", "short", "full", "cond", "heads"),
   "v5e:2x2": ("libtpu", "short", "cond"),
-  "h200:4": ("jax_cuda12_plugin", "short", "cond"),
+  "h200:4": ("jax_cuda12_plugin", "short", "cond", "heads"),
 }
 # Elements of the largest parameter of a layer, keys and values [D, 2, G, K];
 # its inputs on a device have 12 x 128 x 128.
@@ -95,11 +96,18 @@ def test_a_longer_path_only_repeats_the_collectives(compiled):
   assert moved("short") == moved("full")
 
 
+def test_split_parameters_stay_where_they_are(compiled):
+  if "heads" not in compiled:
+    pytest.skip("not compiled for this target")
+  moved = {x["kind"] for x in compiled["heads"]["collectives"] if x["loops"]}
+  assert moved == {"all-reduce"}
+
+
 def test_attention_is_the_fused_kernel(compiled):
   kernel = {"v5e:2x2": "splash", "h200:4": "fmha"}.get(compiled["target"])
   if kernel is None:
     pytest.skip("the target has no fused kernel")
-  for name in ("short", "cond"):
+  for name in compiled.keys() & {"short", "cond", "heads"}:
     assert any(kernel in found for found in compiled[name]["kernels"]), name
 
 

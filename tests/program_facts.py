@@ -1,6 +1,6 @@
 """Compiles steps for a target, and prints what `compiled_program_test` checks.
 
-  python -m tests.program_facts TARGET [short] [full] [cond]
+  python -m tests.program_facts TARGET [short] [full] [cond] [heads]
 
 In a process of its own: with all of XLA's optimisations, four CPU devices, and
 the plugin of the target.
@@ -50,14 +50,14 @@ class Shapes:
     return {**dict.fromkeys(names, ids), "target_weights": weights}
 
 
-def make_run(target, execution):
-  """A decoder whose parameters are split over the devices."""
+def make_run(target, execution, num_heads=1, **placement):
+  """A decoder on the devices of a target."""
   config = DecoderConfig(
     vocab_size=160,
     num_layers=LAYERS,
     embed_dim=128,
     mlp_dim=96,
-    num_heads=1,
+    num_heads=num_heads,
     dropout_rate=0.0,
     dtype="bfloat16",
     remat="none",
@@ -69,7 +69,7 @@ def make_run(target, execution):
     policy=policies.full(num_layers=LAYERS),
     train_dataset=Shapes(),
     eval_dataset=Shapes(),
-    partitioner=Partitioner(rules=FULLY_SPLIT, devices=devices),
+    partitioner=Partitioner(devices=devices, **placement),
     execution=execution,
   )
 
@@ -140,12 +140,18 @@ def in_place(program, instruction):
 
 def main(target, *names):
   targets.stay_on_host()
-  gather, cond = (make_run(target, name) for name in ("gather", "cond"))
   kept = {"short": range(SHORT), "full": range(LAYERS)}
-  found = {
-    name: facts(gather, *kept[name]) if name in kept else facts(cond, 0)
-    for name in names
-  }
+  fully = {"rules": FULLY_SPLIT}
+  gather = make_run(target, "gather", **fully)
+  found = {}
+  for name in names:
+    if name in kept:
+      found[name] = facts(gather, *kept[name])
+    elif name == "cond":
+      found[name] = facts(make_run(target, "cond", **fully), 0)
+    else:
+      heads = make_run(target, "gather", num_heads=2, model_shards=2)
+      found[name] = facts(heads, *kept["short"])
   last = range(LAYERS - SHORT, LAYERS)
   found["is_one_program"] = traced(gather, *kept["short"]) == traced(
     gather, *last

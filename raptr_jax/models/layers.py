@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from raptr_jax.contracts import DropoutKey, Params
+from raptr_jax.models.shards import model_is_split
 
 Initializer = Callable[..., PyTree]  # Of an array, or of one with axis names.
 DTypeLike = str | jnp.dtype
@@ -95,15 +96,20 @@ def dense(
   """X @ kernel + bias, in x's dtype, or as `scores` in float32 if `wide`.
 
   Leading axes are flattened into one: with several, XLA's CPU backend computes
-  the weight gradient through transposed copies, in twice the time. The reshapes
-  themselves are free.
+  the weight gradient through transposed copies, in twice the time. Output axes
+  are flattened as well, unless the mesh splits one of them: the parts of a
+  device are not contiguous then, and XLA would gather the kernel.
   """
-  flat = x.reshape(-1, x.shape[-1])
-  flat_kernel = kernel.reshape(kernel.shape[0], -1).astype(x.dtype)
-  out = scores("bd,df->bf", flat, flat_kernel) if wide else flat @ flat_kernel
+  features = kernel.shape[1:]
+  flat, kernel = x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype)
+  if not model_is_split():
+    kernel = kernel.reshape(kernel.shape[0], -1)
+  outputs = "fghi"[: kernel.ndim - 1]
+  product = scores if wide else jnp.einsum
+  out = product(f"bd,d{outputs}->b{outputs}", flat, kernel)
   if bias is not None:
-    out = out + last_axis(bias.reshape(-1).astype(out.dtype), 2)
-  return out.reshape(*x.shape[:-1], *kernel.shape[1:])
+    out = out + bias.reshape(1, *kernel.shape[1:]).astype(out.dtype)
+  return out.reshape(*x.shape[:-1], *features)
 
 
 class Dense(nn.Module):

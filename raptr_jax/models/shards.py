@@ -46,6 +46,12 @@ def num_shards(axes: tuple[str, ...]) -> int:
   return math.prod(shape[name] for name in axes)
 
 
+def model_is_split() -> bool:
+  """Whether the mesh splits heads, MLPs and the vocabulary."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return mesh.shape.get(MODEL_AXIS, 1) > 1
+
+
 def split_batch(x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
   """The same array, whose examples stay where their batch is.
 
