@@ -265,12 +265,14 @@ def _run(flags: argparse.Namespace) -> None:
   import jax
 
   from raptr_jax.training.experiment import Experiment
+  from raptr_jax.training.host_memory import keep_freed_memory
   from raptr_jax.training.kept_programs import keep_programs
   from raptr_jax.training.loop import train
   from raptr_jax.training.signals import Stopped
 
   if flags.multihost:
     jax.distributed.initialize()
+  keep_freed_memory()
   keep_programs(_programs_folder())
   run = _opened()
   if isinstance(run, Experiment):

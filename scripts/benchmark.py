@@ -43,6 +43,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import jax
 
 from benchmarks import attention, dense, drop, inputs, results, startup
+from raptr_jax.training.host_memory import keep_freed_memory
 
 SUITES = {
   "drop": drop.run,
@@ -62,6 +63,7 @@ SIZES = ("tiny", "cpu", "gpu")
 def main(argv: Sequence[str] | None = None) -> None:
   """Prints the tables of the suites that the flags name."""
   args = parse_args(argv)
+  keep_freed_memory()
   size = args.size or ("cpu" if jax.default_backend() == "cpu" else "gpu")
   head = results.header()
   print(results.header_markdown(head), flush=True)

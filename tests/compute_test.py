@@ -79,8 +79,10 @@ def test_a_wide_residual_is_nearer_to_float32(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_kernel_of_attention_is_a_choice(monkeypatch, family):
   monkeypatch.setattr("raptr_jax.models.attention.CHUNK", 4)
+  # Halved: T5's logits are not scaled, and a softmax of large ones amplifies
+  # the rounding of their products.
   got, expected = (
-    jax.jit(jax.grad(loss))(params)
+    jax.jit(jax.grad(loss))(jax.tree.map(lambda x: x / 2, params))
     for loss, params in (
       loss_of(family, attention_kernel=kernel)
       for kernel in ("chunked", "plain")

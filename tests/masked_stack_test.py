@@ -13,6 +13,7 @@ from raptr_jax.models.bert import BertBlock, BertConfig
 from raptr_jax.models.masked_stack import MaskedStack, full_path
 from raptr_jax.models.masks import Mask
 from raptr_jax.models.remat import POLICIES
+from raptr_jax.training.partitioning import Partitioner
 
 L, B, T, D = 8, 2, 6, 16
 DROPOUT_KEY = jax.random.key(7)
@@ -28,6 +29,16 @@ def config(**overrides) -> BertConfig:
     init_stddev=0.3,
     **{"dropout_rate": 0.0, "norm": "pre"} | overrides,
   )
+
+
+def on_cpu(function):
+  """The function, traced for a CPU: without remat, layers are laid out."""
+  return Partitioner(devices=jax.devices()[:1]).on_mesh(function)
+
+
+def anywhere(function):
+  """The function, traced without knowing the device."""
+  return function
 
 
 @functools.cache
@@ -129,11 +140,15 @@ def plain_gradient(norm, seed):
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
-@pytest.mark.parametrize("remat", POLICIES)
-def test_cond_gather_and_a_plain_loop_agree(norm, remat):
+@pytest.mark.parametrize(
+  ("remat", "place"),
+  [*((remat, anywhere) for remat in POLICIES), ("none", on_cpu)],
+)
+def test_cond_gather_and_a_plain_loop_agree(norm, remat, place):
   stack, params, x, mask = make_stack(norm=norm, remat=remat, dropout_rate=0.2)
 
   @jax.jit
+  @place
   def run(params, x, form):
     def apply(params, x):
       return loss(stack.apply(params, x, form, mask, dropout_key=DROPOUT_KEY))
@@ -148,11 +163,19 @@ def test_cond_gather_and_a_plain_loop_agree(norm, remat):
       assert_close(run(params, x, form), expected)
 
 
-@pytest.mark.parametrize(("norm", "remat"), [("pre", "none"), ("post", "full")])
-def test_free_slots_change_no_bit(norm, remat):
+@pytest.mark.parametrize(
+  ("norm", "remat", "place"),
+  [
+    ("pre", "none", anywhere),
+    ("post", "full", anywhere),
+    ("pre", "none", on_cpu),
+  ],
+)
+def test_free_slots_change_no_bit(norm, remat, place):
   stack, params, x, bias = make_stack(norm=norm, remat=remat, dropout_rate=0.2)
 
   @jax.jit
+  @place
   def run(params, x, path):
     def apply(params, x):
       return loss(stack.apply(params, x, path, bias, dropout_key=DROPOUT_KEY))
@@ -222,7 +245,9 @@ def test_cond_is_one_program_with_a_conditional_and_gather_one_a_length():
   assert " conditional(" in run.lower(params, x, path).compile().as_text()
 
 
-def compiled_gradient(length: int, remat: str, rows=16, tokens=32):
+def compiled_gradient(
+  length: int, remat: str, rows=16, tokens=32, place=anywhere
+):
   stack, params, _, _ = make_stack(remat=remat)
   x = jnp.ones((rows, tokens, D))
   segment_ids = jnp.ones((rows, tokens), jnp.int32)
@@ -232,12 +257,15 @@ def compiled_gradient(length: int, remat: str, rows=16, tokens=32):
   def loss(params):
     return stack.apply(params, x, form, mask, dropout_key=None).sum()
 
-  return jax.jit(jax.grad(loss)).lower(params).compile()
+  return jax.jit(place(jax.grad(loss))).lower(params).compile()
 
 
-def test_memory_of_a_short_path_is_that_of_its_layers():
+@pytest.mark.parametrize("place", [anywhere, on_cpu])
+def test_memory_of_a_short_path_is_that_of_its_layers(place):
   short, full = (
-    compiled_gradient(k, "none").memory_analysis().temp_size_in_bytes
+    compiled_gradient(k, "none", place=place)
+    .memory_analysis()
+    .temp_size_in_bytes
     for k in (L // 4, L)
   )
   assert short < 0.45 * full
@@ -255,15 +283,21 @@ def test_no_layers_parameters_are_kept_for_the_backward_pass():
   assert none < full + 0.5 * size
 
 
-def loop_products(length: int) -> int:
-  """How often the loops of a program run: its work is in their bodies."""
-  text = compiled_gradient(length, "full").as_text()
+def loops(length: int, remat: str, place=anywhere) -> int:
+  """How many loops of a program run `length` times."""
+  text = compiled_gradient(length, remat, place=place).as_text()
   return text.count(f'"known_trip_count":{{"n":"{length}"}}')
 
 
 def test_the_program_of_k_layers_loops_k_times():
   for length in (2, 5):
-    assert loop_products(length) == 2  # Forward and backward.
+    assert loops(length, "full") == 2  # Forward and backward.
+
+
+def test_without_remat_a_cpu_has_no_loop():
+  assert loops(5, "none") == 2
+  assert loops(5, "none", on_cpu) == 0
+  assert loops(5, "full", on_cpu) == 2
 
 
 def test_dropout_differs_between_layers_and_keys():
