@@ -25,7 +25,6 @@ Initializer = Callable[..., PyTree]  # Of an array, or of one with axis names.
 DTypeLike = str | jnp.dtype
 
 
-
 def gelu(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
   """The exact GELU (arXiv 1606.08415) by `erf`, in float32.
 

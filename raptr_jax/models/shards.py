@@ -48,8 +48,8 @@ def num_shards(axes: tuple[str, ...]) -> int:
 
 def model_is_split() -> bool:
   """Whether the mesh splits heads, MLPs and the vocabulary."""
-  mesh = jax.sharding.get_abstract_mesh()
-  return mesh.shape.get(MODEL_AXIS, 1) > 1
+  size: int = jax.sharding.get_abstract_mesh().shape.get(MODEL_AXIS, 1)
+  return size > 1
 
 
 def split_batch(x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
