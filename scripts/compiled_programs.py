@@ -9,7 +9,8 @@ what is known of them.
 
 A target needs its plugin, libtpu or that of CUDA, and has a process of its own.
 What has been compiled is kept in --folder: the same command goes on where it
-was stopped, and targets can be added one by one.
+was stopped, and targets can be added one by one. A model on which a plugin's
+compiler crashes is left out, and the page says so.
 """
 
 import argparse
@@ -40,6 +41,7 @@ from tables.compiled_page import page
 from tables.pages import write_page
 
 TARGETS = ("h200:1", "v5e:4x4", "v5p:2x2x2", "v6e:4x4")
+BEGUN = ".begun"  # Of files of models that are being compiled.
 # Required macros; nothing is read from these places, or written to them.
 PLACES = {
   "MODEL_DIR": "unused",
@@ -70,11 +72,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   """Compiles for the targets that the flags name, and writes the page."""
   args = _parser().parse_args(argv)
   try:
-    if len(args.targets) == 1:
+    if args.in_process:
       _compile_for(args.targets[0], args.experiments, args.folder)
-    else:
-      for target in args.targets:
-        _in_own_process(target, args)
+      return
+    for target in args.targets:
+      _in_own_process(target, args)
   except (ConfigurationError, OSError, ValueError) as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
@@ -116,40 +118,57 @@ def _parser() -> argparse.ArgumentParser:
     "--folder", type=Path, default=Path("build/compiled_programs")
   )
   parser.add_argument("--results", type=Path, default=Path("results"))
+  parser.add_argument(
+    "--in_process",
+    action="store_true",
+    help="only compiles, for one target; the script calls itself with it",
+  )
   return parser
 
 
 def _in_own_process(target: str, args: argparse.Namespace) -> None:
-  """Compiles for one of several targets."""
-  command = [sys.executable, __file__, "--targets", target]
-  command += ["--experiments", *args.experiments]
-  command += ["--folder", str(args.folder), "--results", str(args.results)]
-  subprocess.run(command, check=True)
+  """Compiles for a target; again after a crash, without that model."""
+  command = [sys.executable, __file__, "--in_process", "--targets", target]
+  command += ["--experiments", *args.experiments, "--folder", str(args.folder)]
+  while True:
+    result = subprocess.run(command, check=False)
+    begun = [*args.folder.glob(f"{_file_name(target, '*')}{BEGUN}")]
+    if result.returncode >= 0 or not begun:
+      result.check_returncode()
+      return
+    for place in begun:
+      place.rename(place.with_suffix(".json"))
 
 
 def _compile_for(target: str, experiments: Sequence[str], folder: Path) -> None:
   """Compiles what is not known yet, and keeps what is found."""
   folder.mkdir(parents=True, exist_ok=True)
   for model in _models(target, experiments):
-    name = f"{target.replace(':', '_')}_{next(iter(model.leaves.values()))[0]}"
-    place = folder / f"{name}.json"
+    leaves = list(dict.fromkeys(sum(model.leaves.values(), [])))
+    place = folder / f"{_file_name(target, leaves[0])}.json"
     if place.exists():
       continue
     partitioner = model.experiment.partitioner
-    found = []
+    known: Record = {
+      "target": target,
+      "kind": partitioner.device_kind,
+      "num_devices": partitioner.num_devices,
+      "provenance": provenance(),
+      "experiments": leaves,
+      "programs": [],
+    }
+    begun = place.with_suffix(BEGUN)
+    write_json(begun, known)
     for record in _compiled(model):
-      found.append(record)
+      known["programs"].append(record)
       print(target, json.dumps(record), flush=True)
-    write_json(
-      place,
-      {
-        "target": target,
-        "kind": partitioner.device_kind,
-        "num_devices": partitioner.num_devices,
-        "provenance": provenance(),
-        "programs": found,
-      },
-    )
+    write_json(place, known)
+    begun.unlink()
+
+
+def _file_name(target: str, leaf: str) -> str:
+  """Of what is known of a model on a target, without suffix."""
+  return f"{target.replace(':', '_')}_{leaf}"
 
 
 def _models(target: str, experiments: Sequence[str]) -> list[Model]:

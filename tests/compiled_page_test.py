@@ -1,6 +1,7 @@
 """`scripts/compiled_programs.py` and its page."""
 
 import json
+import subprocess
 
 import pytest
 
@@ -30,9 +31,13 @@ def compiled(monkeypatch):
 
 
 def run(tmp_path, *targets):
+  """The page, after the programs have been compiled in this process."""
   folders = [f"--folder={tmp_path}", f"--results={tmp_path}"]
   experiments = ["--experiments", *LEAVES]
-  compiled_programs.main(["--targets", *targets, *experiments, *folders])
+  flags = [*experiments, *folders]
+  if targets:
+    compiled_programs.main([*flags, "--in_process", "--targets", *targets])
+  compiled_programs.main([*flags, "--targets"])
   return (tmp_path / "compiled_programs.md").read_text()
 
 
@@ -59,6 +64,32 @@ def test_what_is_known_is_not_compiled_again(compiled, tmp_path):
   compiled.clear()
   assert run(tmp_path, "cpu") == run(tmp_path) == first
   assert compiled == []
+
+
+def test_a_crash_of_the_compiler_loses_one_model(tmp_path, monkeypatch):
+  """The script calls itself again, and the page says what is missing."""
+  codes = [-11, 0]
+
+  def compile_in_own_process(command, check):
+    code = codes.pop(0)
+    if code:
+      known = {
+        "target": "v6e:4x4",
+        "kind": "TPU v6 lite",
+        "num_devices": 16,
+        "experiments": LEAVES[1:],
+        "provenance": {"versions": {}, "date": "today", "hardware": "none"},
+        "programs": [],
+      }
+      (tmp_path / "v6e_4x4_some.begun").write_text(json.dumps(known))
+    return subprocess.CompletedProcess(command, code)
+
+  monkeypatch.setattr(subprocess, "run", compile_in_own_process)
+  folders = [f"--folder={tmp_path}", f"--results={tmp_path}"]
+  compiled_programs.main(["--targets", "v6e:4x4", *folders])
+  assert codes == [] and not list(tmp_path.glob("*.begun"))
+  page = (tmp_path / "compiled_programs.md").read_text()
+  assert "`quickstart_bert_raptr`:\n\nThe compiler crashed" in page
 
 
 def test_an_unknown_target_is_an_error_in_one_line(tmp_path, capsys):

@@ -65,12 +65,10 @@ def page(known: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if model["target"] != target:
       target = model["target"]
       yield f"## {model['num_devices']} x {model['kind']} (`{target}`)"
-    leaves = dict.fromkeys(
-      f"`{leaf}`"
-      for record in model["programs"]
-      for leaf in record["experiments"]
-    )
-    yield f"{', '.join(leaves)}:"
+    yield f"{', '.join(f'`{leaf}`' for leaf in model['experiments'])}:"
+    if not model["programs"]:
+      yield "The compiler crashed on one of its programs."
+      continue
     yield markdown_table(HEAD, map(_line, model["programs"]))
   made = sorted({_provenance(model["provenance"]) for model in known})
   yield "\n".join(["Made with:", "", *(f"- {line}" for line in made)])
