@@ -15,6 +15,7 @@ compiler crashes is left out, and the page says so.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -144,7 +145,7 @@ def _compile_for(target: str, experiments: Sequence[str], folder: Path) -> None:
   """Compiles what is not known yet, and keeps what is found."""
   folder.mkdir(parents=True, exist_ok=True)
   for model in _models(target, experiments):
-    leaves = list(dict.fromkeys(sum(model.leaves.values(), [])))
+    leaves = [*dict.fromkeys(itertools.chain(*model.leaves.values()))]
     place = folder / f"{_file_name(target, leaves[0])}.json"
     if place.exists():
       continue

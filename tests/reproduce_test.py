@@ -37,7 +37,11 @@ from tables.wanted import wanted_runs
 from tests.pictures import check_axes, check_readable
 
 ROOT = Path(__file__).resolve().parent.parent
-COMPILED_PROGRAMS = "results/compiled_programs.md"
+# Pages of what is not trained.
+WITHOUT_RUNS = {
+  ROOT / "results" / name
+  for name in ("benchmark_cpu.md", "compiled_programs.md")
+}
 # What a user of a scale gives.
 USERS = {
   "tiny": (),
@@ -956,7 +960,7 @@ def test_as_many_seeds_and_steps_replace_a_page(setting, tmp_path):
 @pytest.mark.parametrize(
   "page",
   # That of compiled programs has no runs.
-  sorted({*(ROOT / "results").glob("*.md")} - {ROOT / COMPILED_PROGRAMS}),
+  sorted({*(ROOT / "results").glob("*.md")} - WITHOUT_RUNS),
   ids=lambda path: path.name,
 )
 def test_committed_pages_record_their_runs(page):
