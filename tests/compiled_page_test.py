@@ -43,18 +43,21 @@ def run(tmp_path, *targets):
 
 def test_programs_are_compiled_once_until_they_fit(compiled, tmp_path):
   page = run(tmp_path, "cpu")
-  # Both experiments have the full path; the short one of RaPTr is compiled
-  # with what lets the full one fit.
-  assert compiled == [(6, 1), (6, 4), (2, 4)]
+  # Both experiments have the full path, which does not fit with "full" for
+  # REMAT alone either; the short path of RaPTr is compiled with what lets the
+  # full one fit.
+  assert compiled == [(6, 1), (6, 1), (6, 4), (2, 4)]
   (file,) = tmp_path.glob("*.json")
   found = json.loads(file.read_text())
   assert (found["target"], found["num_devices"]) == ("cpu", 8)
   assert [record["experiments"] for record in found["programs"]] == [
-    LEAVES, LEAVES, LEAVES[1:],
+    LEAVES, LEAVES, LEAVES, LEAVES[1:],
   ]  # fmt: skip
   rows = [line for line in page.splitlines() if line.startswith(("| 6", "| 2"))]
   assert [row.split(" | ")[1] for row in rows] == [
-    "as configured", "4 microbatches", "4 microbatches",
+    "as configured",
+    "REMAT = 'full'",
+    *["REMAT = 'full', 4 microbatches"] * 2,
   ]  # fmt: skip
   assert "## 8 x cpu (`cpu`)" in page
 

@@ -194,7 +194,9 @@ def test_a_method_is_built_and_steps(scale, method, tmp_path):
     "FULL_TRAIN_STEPS": "8",
     "MODEL_DIR": f"'{tmp_path}'",
     "REWARMUP_STEPS": "0",
+    # One program, and its layers in a loop: it compiles in the least time.
     "EXECUTION": "'cond'",
+    "REMAT": "'full'",
   }
   run = build_at_scale(scale, method, **small)
   summary = train_on_toy_data(run)

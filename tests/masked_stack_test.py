@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import flax.linen as nn
 import jax
@@ -139,10 +140,12 @@ def plain_gradient(norm, seed):
   return jax.grad(apply, (0, 1), has_aux=True)(params, x)
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
 @pytest.mark.parametrize(
-  ("remat", "place"),
-  [*((remat, anywhere) for remat in POLICIES), ("none", on_cpu)],
+  ("norm", "remat", "place"),
+  [
+    *itertools.product(("pre", "post"), POLICIES, (anywhere,)),
+    ("pre", "none", on_cpu),
+  ],
 )
 def test_cond_gather_and_a_plain_loop_agree(norm, remat, place):
   stack, params, x, mask = make_stack(norm=norm, remat=remat, dropout_rate=0.2)
