@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,6 +44,7 @@ from tables.pages import write_page
 
 TARGETS = ("h200:1", "v5e:4x4", "v5p:2x2x2", "v6e:4x4")
 BEGUN = ".begun"  # Of files of models that are being compiled.
+CRASHES = (-signal.SIGSEGV, -signal.SIGABRT)  # Exit codes.
 # Required macros; nothing is read from these places, or written to them.
 PLACES = {
   "MODEL_DIR": "unused",
@@ -131,13 +133,16 @@ def _in_own_process(target: str, args: argparse.Namespace) -> None:
   """Compiles for a target; again after a crash, without that model."""
   command = [sys.executable, __file__, "--in_process", "--targets", target]
   command += ["--experiments", *args.experiments, "--folder", str(args.folder)]
+  begun = f"{_file_name(target, '*')}{BEGUN}"
+  for place in args.folder.glob(begun):  # Of a run that was stopped.
+    place.unlink()
   while True:
     result = subprocess.run(command, check=False)
-    begun = [*args.folder.glob(f"{_file_name(target, '*')}{BEGUN}")]
-    if result.returncode >= 0 or not begun:
+    crashed = [*args.folder.glob(begun)]
+    if result.returncode not in CRASHES or not crashed:
       result.check_returncode()
       return
-    for place in begun:
+    for place in crashed:
       place.rename(place.with_suffix(".json"))
 
 

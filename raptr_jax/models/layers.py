@@ -28,7 +28,7 @@ DTypeLike = str | jnp.dtype
 def gelu(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
   """The exact GELU (arXiv 1606.08415) by `erf`, in float32.
 
-  JAX's takes `erfc`, which costs a CPU twice as much.
+  JAX's takes `erfc`, which costs a CPU more.
   """
   wide = x.astype(jnp.float32)
   out = 0.5 * wide * (1 + jax.lax.erf(wide * math.sqrt(0.5)))

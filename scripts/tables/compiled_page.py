@@ -41,7 +41,7 @@ What XLA makes of the training steps of the experiments at full size, compiled f
   scatter.
 - *FLOPs* and *memory* are estimates, a roofline: the model's FLOPs at the peak of the devices, and the bytes moved to and from
   memory at its bandwidth. A step takes at least the longer one.
-- *Compiled in* was measured beside other work, for which the compiler paused at times: the time is an upper bound.\
+- *Compiled in* was measured beside other work: it is an upper bound.\
 """
 
 
