@@ -55,6 +55,7 @@ setup(
     "raptr_jax.scaffold": ["templates/*.txt"],
   },
   install_requires=[
+    "absl-py",
     "array-record",
     "filelock",
     "flax",

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
   from raptr_jax.contracts import LayerDraw as LayerDraw
   from raptr_jax.contracts import LayerPath as LayerPath
   from raptr_jax.contracts import StepFlops as StepFlops
-  from raptr_jax.data.mixed import MixtureDataset as MixtureDataset
   from raptr_jax.data.prepared import PreparedDataset as PreparedDataset
   from raptr_jax.inference.decoding import Decoding as Decoding
   from raptr_jax.inference.run import Run as Run
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
   )
   from raptr_jax.models.masked_stack import MaskedStack as MaskedStack
   from raptr_jax.tasks.mixture import Mixture as Mixture
+  from raptr_jax.tasks.objectives.causal_lm import CausalLM as CausalLM
   from raptr_jax.tasks.objectives.masked_lm import MaskedLM as MaskedLM
   from raptr_jax.tasks.objectives.ul2 import UL2 as UL2
   from raptr_jax.tasks.prepared.prepare import prepare as prepare
@@ -60,7 +60,6 @@ __version__ = "0.1.0"
 # Not imported now: `raptr_jax.tasks` needs no JAX.
 _NAMES = {
   "contracts": ("LayerDraw", "LayerPath", "StepFlops"),
-  "data.mixed": ("MixtureDataset",),
   "data.prepared": ("PreparedDataset",),
   "inference.decoding": ("Decoding",),
   "inference.run": ("Run", "load"),
@@ -75,6 +74,7 @@ _NAMES = {
   "models.masked_stack": ("MaskedStack",),
   "tasks.mixture": ("Mixture",),
   "tasks.objectives.masked_lm": ("MaskedLM",),
+  "tasks.objectives.causal_lm": ("CausalLM",),
   "tasks.objectives.ul2": ("UL2",),
   "tasks.prepared.prepare": ("prepare",),
   "tasks.task": ("TextTask",),

@@ -5,8 +5,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from raptr_jax.tasks import extras
 from raptr_jax.tasks.objectives.objective import Objective
 from raptr_jax.tasks.task import TextTask
@@ -64,6 +62,11 @@ class Mixture:
       )
 
   @property
+  def parts(self) -> Sequence[TextTask]:
+    """The tasks, under the name by which a single task has itself."""
+    return self.tasks
+
+  @property
   def objective(self) -> Objective:
     """The objective that the parts share."""
     return self.tasks[0].objective
@@ -83,39 +86,11 @@ class Mixture:
       zip(*(task.documents(split) for task in self.tasks))
     )
 
-  def shares(self, batch_size: int, multiple: int = 1) -> tuple[int, ...]:
-    """Rows of each part in every batch; at least one.
-
-    Shares follow the rates by largest remainder; ties go to the first part.
-
-    Args:
-      batch_size: rows in a batch.
-      multiple: shares are multiples of this, such as the number of hosts.
-
-    Raises:
-      ValueError: `batch_size` is not a multiple of `multiple`, or too small.
-    """
-    units, rest = divmod(batch_size, multiple)
-    if rest or units < len(self.rates):
-      raise ValueError(
-        f"BATCH_SIZE={batch_size} must be a multiple of {multiple}, and at "
-        f"least {multiple * len(self.rates)} for the {len(self.rates)} parts "
-        f"of the mixture {self.name}: set --gin.BATCH_SIZE"
-      )
-    exact = units * np.array(self.rates) / sum(self.rates)
-    shares = np.maximum(np.floor(exact), 1).astype(int)
-    while shares.sum() < units:
-      shares[np.argmax(exact - shares)] += 1
-    while shares.sum() > units:  # Small parts were rounded up to 1.
-      excess = np.where(shares > 1, shares - exact, -np.inf)
-      shares[np.argmax(excess)] -= 1
-    return tuple(int(share) * multiple for share in shares)
-
   def seqio_mixture(self, vocabulary: Vocabulary) -> Any:
     """Registers the parts and the mixture with seqio; replaces earlier ones.
 
     This is for other programs: seqio draws rows at random by the rates, while
-    the batches of `MixtureDataset` have fixed shares.
+    every batch of our datasets follows them.
 
     Args:
       vocabulary: the parts' vocabulary.

@@ -60,6 +60,16 @@ class TextTask:
         "set --gin.task.TextTask.extra_ids or --gin.VOCABULARY_PATH"
       )
 
+  @property
+  def parts(self) -> "tuple[TextTask, ...]":
+    """The task itself, as if it were a mixture of one."""
+    return (self,)
+
+  @property
+  def rates(self) -> tuple[float, ...]:
+    """Its share of the examples, all of them."""
+    return (1.0,)
+
   def documents(self, split: str) -> Iterator[str]:
     return self.source.documents(split)
 
@@ -221,7 +231,7 @@ class TextTask:
 
   def _document_dataset(self, split: str, shuffle_files: bool) -> Any:
     """A tf.data.Dataset of {"inputs": text}, always in the source's order."""
-    del shuffle_files  # tasks/prepared/order.py decides the training order.
+    del shuffle_files  # raptr_jax/data/order.py decides the training order.
     tf = extras.require("tensorflow")
     return tf.data.Dataset.from_generator(
       lambda: ({"inputs": text} for text in self.source.documents(split)),

@@ -125,14 +125,14 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
   assert not np.array_equal(dropped[:, :, 0], dropped[:, :, 1])
 
 
-@pytest.mark.parametrize("model_shards", [1, 2, 4])
+@pytest.mark.parametrize("tensor", [1, 2, 4])
 @pytest.mark.parametrize("kernel", ["chunked", "splash"])
-def test_on_a_mesh(kernel, model_shards):
+def test_on_a_mesh(kernel, tensor):
   # With 4 shards, 2 heads of keys cannot be split.
   arrays = [jnp.concatenate([x] * 4) for x in qkv(MASKS["prefix"])]
   mask = jax.tree.map(lambda x: np.concatenate([x] * 4), MASKS["prefix"])
   expected = output_and_gradients(mask, arrays, "plain")
-  mesh = Partitioner(model_shards=model_shards)
+  mesh = Partitioner(tensor=tensor)
   got = output_and_gradients(mask, arrays, kernel, mesh=mesh)
   assert_agree(got, expected, 1e-5)
 

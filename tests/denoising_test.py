@@ -9,6 +9,7 @@ from raptr_jax.tasks.objectives.denoising import (
   corrupt,
   hide_spans,
   random_lengths,
+  ul2_denoisers,
 )
 from tests.reassembly import reassemble
 
@@ -54,10 +55,10 @@ def test_all_divisions_are_equally_likely():
 def test_sizes_by_hand():
   denoiser = Denoiser("x", 3, 0.5, "[NLG]")
   lengths = np.array([2, 3, 9, 10, 11])
-  hidden, spans = denoiser.sizes(lengths, np.array([0.0, 0.0]))
+  hidden, spans = denoiser.sizes(lengths, np.zeros(3))
   assert hidden.tolist() == [1, 1, 4, 5, 5]
   assert spans.tolist() == [1, 1, 1, 1, 1]
-  hidden, spans = denoiser.sizes(lengths, np.array([0.5, 0.5]))
+  hidden, spans = denoiser.sizes(lengths, np.full(3, 0.5))
   assert hidden.tolist() == [1, 2, 5, 5, 6]
   # 0.83, 1.17, 2.17, 2.17, 2.5: one at least, and one token after each.
   assert spans.tolist() == [1, 1, 2, 2, 2]
@@ -68,7 +69,7 @@ def test_sizes_by_hand():
 )
 def test_sizes_never_decrease_and_leave_something(denoiser):
   lengths = np.arange(2, 1_500)
-  for rounding in np.random.default_rng(0).random((20, 2)):
+  for rounding in np.random.default_rng(0).random((20, 3)):
     hidden, spans = denoiser.sizes(lengths, rounding)
     for sizes in (hidden, lengths - hidden, spans):
       assert (np.diff(sizes) >= 0).all()
@@ -80,7 +81,7 @@ def test_sizes_never_decrease_and_leave_something(denoiser):
 def test_rate_and_mean_span_are_those_of_the_denoiser(denoiser):
   rng, examples, size = np.random.default_rng(0), 5_000, 500
   all_hidden, all_spans = denoiser.sizes(
-    np.full(examples, size), rng.random((2, examples))
+    np.full(examples, size), rng.random((3, examples))
   )
   lengths = []  # Of spans, as the targets show them.
   for hidden, spans in zip(all_hidden, all_spans):
@@ -98,12 +99,27 @@ def test_rate_and_mean_span_are_those_of_the_denoiser(denoiser):
   assert lengths.mean() == pytest.approx(mean_span, rel=0.03)
 
 
+def test_a_uniform_share_is_up_to_twice_the_rate():
+  *_, denoiser = ul2_denoisers()
+  shares = np.linspace(0, 1, 5)[:-1]
+  hidden, spans = denoiser.sizes(
+    np.full(4, 400), np.array([np.full(4, 0.5), np.zeros(4), shares])
+  )
+  assert hidden.tolist() == [1, 50, 100, 150]  # One at least.
+  assert spans.tolist() == [1] * 4
+  *_, fixed = ul2_denoisers(uniform_suffix=False)
+  hidden, _ = fixed.sizes(np.full(2, 400), np.array([[0, 0], [0, 0], [0, 0.9]]))
+  assert hidden.tolist() == [100, 100]
+  with pytest.raises(ValueError, match=r"rate=0.6 .* at most 0.5"):
+    Denoiser("too much", None, 0.6, "[S2S]", uniform=True)
+
+
 @pytest.mark.parametrize("denoiser", UL2_DENOISERS, ids=NAMES)
 @hypothesis.settings(deadline=None, derandomize=True, max_examples=30)
 @hypothesis.given(size=st.integers(2, 250), seed=st.integers(0, 2**32))
 def test_targets_put_back_restore_the_text(denoiser, size, seed):
   rng = np.random.default_rng(seed)
-  hidden, spans = denoiser.sizes(np.array([size]), rng.random(2))
+  hidden, spans = denoiser.sizes(np.array([size]), rng.random(3))
   inputs, targets = corrupt(
     _tokens(size), rng, num_hidden=hidden[0], num_spans=spans[0], **IDS
   )

@@ -5,7 +5,7 @@ import pytest
 
 from raptr_jax.training import fitting
 from raptr_jax.training.compiled_program import CompiledStep, Memory
-from raptr_jax.training.partitioning import FULLY_SPLIT, Partitioner
+from raptr_jax.training.partitioning import Partitioner
 from tests.toy import ToyDataset, make_experiment
 
 PARAMS, GRADIENTS, ACTIVATIONS = 100, 90, 6400
@@ -27,9 +27,9 @@ def compiled(monkeypatch):
 
   def compile_step(experiment, draws):
     partitioner = experiment.partitioner
-    whole = partitioner.num_devices if partitioner.rules == FULLY_SPLIT else 1
+    whole = partitioner.fsdp * partitioner.tensor
     parts = experiment.num_microbatches
-    compiled.append((whole > 1, partitioner.model_shards, parts))
+    compiled.append((whole > 1, partitioner.tensor, parts))
     memory = Memory(
       params=PARAMS // whole,
       opt_state=0,
@@ -49,7 +49,7 @@ def search(experiment, capacity):
 
 def test_microbatches_are_doubled_until_the_step_fits(experiment, compiled):
   *_, last = search(experiment, 600)  # 100 + 90 + 1600 / 4 is 590.
-  assert last.bindings == {"experiment.Experiment.num_microbatches": "4"}
+  assert last.bindings == {"NUM_MICROBATCHES": "4"}
   assert last.step.memory.total == 590
   # Two parts cannot do: 100 + (90 + 1600) / 2 is too much.
   assert [parts for _, _, parts in compiled] == [1, 4]
@@ -60,8 +60,8 @@ def test_parameters_are_split_if_no_number_of_parts_can_do(
 ):
   *_, last = search(experiment, 180)
   assert dict(last.bindings) == {
-    "partitioning.Partitioner.rules": str(FULLY_SPLIT),
-    "experiment.Experiment.num_microbatches": "16",
+    "FSDP": "4",
+    "NUM_MICROBATCHES": "16",
   }
   assert last.step.memory.total == 25 + 22 + 100
   assert not any(split and parts > 16 for split, _, parts in compiled)
@@ -83,8 +83,8 @@ def test_one_device_is_not_split(experiment, compiled):
 
 def test_the_numbers_of_parts_divide_the_batch(experiment, compiled):
   *_, last = search(experiment, 100)
-  parts = int(last.bindings["experiment.Experiment.num_microbatches"])
-  shards = int(last.bindings.get("partitioning.Partitioner.model_shards", 1))
+  parts = int(last.bindings["NUM_MICROBATCHES"])
+  shards = int(last.bindings.get("TENSOR", 1))
   assert 64 % (4 // shards * parts) == 0
 
 
@@ -118,6 +118,6 @@ def test_what_does_not_fit_keeps_least_first(experiment, compiled_remats):
   *_, last = search(experiment, 60)
   assert last.bindings == {
     "REMAT": "'full'",
-    "experiment.Experiment.num_microbatches": "2",
+    "NUM_MICROBATCHES": "2",
   }
   assert compiled_remats == [("none", 1), ("full", 1), ("full", 2)]

@@ -219,7 +219,7 @@ def train_on_toy_data(run):
 @pytest.mark.parametrize("leaf", LEAVES)
 def test_a_leaf_is_built_and_steps(leaf, tmp_path):
   small = SMALL
-  if "ul2" in leaf:
+  if "ul2" in leaf or "causal" in leaf:
     names = ("inputs", "targets") if "encdec" in leaf else ("tokens",)
     lengths = {"TASK_FEATURE_LENGTHS": str(dict.fromkeys(names, 16))}
     small = small_ul2(leaf) | lengths

@@ -109,13 +109,13 @@ def test_logical_axes_name_every_dimension(family):
 def test_a_model_can_be_split_over_devices(family):
   model = families.make_model(family)
   boxed = jax.eval_shape(model.init, jax.random.key(0))
-  sharding = Partitioner(model_shards=2).state_sharding(boxed)
+  sharding = Partitioner(tensor=2).state_sharding(boxed)
   split = jax.device_put(families.random_params(model), sharding)
   specs = {
     jax.tree_util.keystr(path, simple=True, separator="/"): x.sharding.spec
     for path, x in jax.tree_util.tree_leaves_with_path(split)
   }
-  whole = {name for name, spec in specs.items() if "model" not in spec}
+  whole = {name for name, spec in specs.items() if "tensor" not in spec}
   # A head of keys and values may serve heads of several devices.
   assert all("norm" in name or "key_value" in name for name in whole)
   assert any("attention/query" in name for name in specs.keys() - whole)

@@ -1,4 +1,4 @@
-"""Two processes of four devices train like one of eight."""
+"""Two processes of two devices, with one copy of a model, train like one."""
 
 import json
 import os
@@ -22,6 +22,7 @@ import jax
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 from raptr_jax.training.loop import train
 from tests.multihost_test import KINDS, SHORT
+from raptr_jax.training.partitioning import Partitioner
 from tests.toy import ToyDataset, make_experiment
 
 class Half(ToyDataset):
@@ -34,6 +35,7 @@ train(make_experiment(
   sys.argv[3],
   train_dataset=Half(),
   eval_dataset=Half(seed=1, example_kinds=KINDS),
+  partitioner=Partitioner(fsdp=2, tensor=2),
   **SHORT,
 ))
 """
@@ -43,7 +45,7 @@ def test_two_processes_train_like_one(tmp_path):
   with socket.socket() as probe:
     probe.bind(("localhost", 0))
     address = f"localhost:{probe.getsockname()[1]}"
-  flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
+  flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=2")
   arguments = [sys.executable, "-c", PROGRAM, address]
   workers = [
     subprocess.Popen(

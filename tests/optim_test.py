@@ -271,8 +271,8 @@ def test_adafactor_with_its_parameters_over_devices():
     updates, state = optimizer.update(grads, state, params, kept_layers=ALL)
     return optax.apply_updates(params, updates), state
 
-  def trained(model_shards):
-    place = Partitioner(model_shards=model_shards)
+  def trained(tensor):
+    place = Partitioner(tensor=tensor)
     sharding = place.state_sharding(jax.eval_shape(init))
     state = jax.jit(lambda: nn.unbox(init()), out_shardings=sharding)()
     jitted = jax.jit(step, donate_argnums=(0, 1), out_shardings=sharding)
@@ -282,7 +282,7 @@ def test_adafactor_with_its_parameters_over_devices():
   split, sharding = trained(2)
   specs = [x.spec for x in jax.tree.leaves(sharding)]
   # Three parameters and their momentum; what is factored is everywhere.
-  assert sum("model" in spec for spec in specs) == 6
+  assert sum("tensor" in spec for spec in specs) == 6
   for one, two in zip(jax.tree.leaves(whole), jax.tree.leaves(split)):
     np.testing.assert_allclose(two, one, rtol=1e-5)
 

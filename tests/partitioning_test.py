@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import jax
@@ -9,15 +10,15 @@ from raptr_jax.contracts import LayerDraw
 from raptr_jax.methods.draws import with_slots
 from raptr_jax.training import setup
 from raptr_jax.training.compiled_steps import abstract_draws
-from raptr_jax.training.partitioning import Partitioner
+from raptr_jax.training.partitioning import Partitioner, device_grid
 from tests.toy import LAYERS, ToyDataset, make_experiment, make_model
 
 MASK = np.asarray([False, True, True, True])
 DRAWS = {"stack": LayerDraw(MASK, MASK.astype(np.float32)).path()}
 
 
-def step_on(tmp_path, *, model_shards, draws=DRAWS, **overrides):
-  partitioner = Partitioner(model_shards=model_shards)
+def step_on(tmp_path, *, tensor, draws=DRAWS, **overrides):
+  partitioner = Partitioner(tensor=tensor)
   experiment = make_experiment(tmp_path, partitioner=partitioner, **overrides)
   abstract = setup.abstract_state(experiment)
   state = setup.fresh_state(experiment, abstract)
@@ -28,24 +29,9 @@ def step_on(tmp_path, *, model_shards, draws=DRAWS, **overrides):
   return jax.device_get(step(state, batch, draws)), abstract
 
 
-def test_data_and_tensor_parallel_steps_agree(tmp_path):
-  (state, metrics), _ = step_on(tmp_path, model_shards=1)
-  (split_state, split_metrics), abstract = step_on(tmp_path, model_shards=2)
-  qkv = abstract.params["stack"]["layers"]["attention"]["qkv"]["kernel"]
-  assert qkv.sharding.spec == PartitionSpec(None, None, None, "model", None)
-  for name, value in metrics.items():
-    np.testing.assert_allclose(split_metrics[name], value, rtol=1e-4)
-  for one, two in zip(
-    jax.tree.leaves(state.opt_state), jax.tree.leaves(split_state.opt_state)
-  ):
-    np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
-
-
 def test_microbatches_of_every_shard_give_the_gradients_of_the_batch(tmp_path):
   model = make_model(dropout_rate=0.0)
-  common = dict(
-    model=model, model_shards=2, train_dataset=ToyDataset(batch_size=16)
-  )
+  common = dict(model=model, tensor=2, train_dataset=ToyDataset(batch_size=16))
   (_, whole), _ = step_on(tmp_path, **common)
   (_, parts), _ = step_on(tmp_path, **common, num_microbatches=2)
   # In a program with room for one layer more.
@@ -97,53 +83,86 @@ def test_gradients_of_microbatches_travel_once(tmp_path):
 def test_a_pooler_can_be_placed(tmp_path):
   experiment = make_experiment(tmp_path, model=make_model(pooler=True))
   kernel = setup.abstract_state(experiment).params["pooler"]["kernel"]
-  assert kernel.sharding.spec == PartitionSpec(None, None)
+  assert kernel.sharding.spec == PartitionSpec("fsdp", None)
 
 
 def test_a_batch_is_spread_over_the_data_axis():
-  placed = Partitioner(model_shards=2).put_batch(next(ToyDataset().batches(0)))
+  placed = Partitioner(tensor=2).put_batch(next(ToyDataset().batches(0)))
   shards = placed["tokens"].addressable_shards
   assert {shard.data.shape[0] for shard in shards} == {2}
   assert len(shards) == 8
 
 
 def test_moments_are_placed_like_their_parameters(tmp_path):
-  experiment = make_experiment(
-    tmp_path, partitioner=Partitioner(model_shards=2)
-  )
+  experiment = make_experiment(tmp_path, partitioner=Partitioner(tensor=2))
   abstract = setup.abstract_state(experiment)
   sharded = [
     x.sharding.spec
     for x in jax.tree.leaves(abstract.opt_state)
-    if "model" in x.sharding.spec
+    if "tensor" in x.sharding.spec
   ]
   in_params = [
     x.sharding.spec
     for x in jax.tree.leaves(abstract.params)
-    if "model" in x.sharding.spec
+    if "tensor" in x.sharding.spec
   ]
   assert sharded == 2 * in_params
   assert len(in_params) >= LAYERS
 
 
 def test_a_mesh_that_does_not_divide_the_devices_is_an_error():
-  with pytest.raises(ValueError, match=r"Partitioner.model_shards = 3"):
-    Partitioner(model_shards=3)
+  with pytest.raises(ValueError, match=r"TENSOR = 3 make groups of 3 devices"):
+    Partitioner(tensor=3)
 
 
 def test_an_axis_that_does_not_split_evenly_is_an_error(tmp_path):
-  experiment = make_experiment(
-    tmp_path, partitioner=Partitioner(model_shards=4)
-  )
+  experiment = make_experiment(tmp_path, partitioner=Partitioner(tensor=4))
   with pytest.raises(ValueError, match=r"'heads' has size 2, .* 4 devices"):
     setup.abstract_state(experiment)
 
 
 def test_a_copy_of_the_model_over_several_hosts_is_an_error(monkeypatch):
   monkeypatch.setattr(jax, "process_count", lambda: 2)
-  Partitioner(model_shards=2)
-  with pytest.raises(ValueError, match=r"model_shards = 8 spreads one copy"):
-    Partitioner(model_shards=8)
+  Partitioner(tensor=2)
+  with pytest.raises(ValueError, match=r"TENSOR = 8 spreads one shard"):
+    Partitioner(tensor=8)
+
+
+def test_layers_are_never_split():
+  with pytest.raises(ValueError, match=r"split the axis 'layers'"):
+    Partitioner(rules=(("layers", "fsdp"),))
+
+
+@dataclasses.dataclass(frozen=True)
+class Described:
+  """Stands for one of the devices of several slices or hosts."""
+
+  id: int
+  process_index: int
+  platform: str
+  slice_index: int = 0
+  device_kind: str = "described"
+
+
+@pytest.mark.parametrize(
+  ("fsdp", "tensor", "across"),
+  [(1, 1, "data"), (2, 2, "data"), (16, 1, "fsdp"), (4, 2, "both")],
+)
+@pytest.mark.parametrize("platform", ["gpu", "cpu"])
+def test_only_the_first_axes_reach_across(platform, fsdp, tensor, across):
+  # Four hosts of four GPUs; or four slices of something else.
+  devices = [
+    Described(i, i // 4, platform, i // 4 if platform == "cpu" else 0)
+    for i in range(16)
+  ]
+  grid = device_grid(devices, fsdp, tensor)
+  assert grid.shape == (16 // fsdp // tensor, fsdp, tensor)
+  groups = np.vectorize(lambda device: device.process_index)(grid)
+  assert (groups == groups[:, :, :1]).all()
+  if across == "data":
+    assert (groups == groups[:, :1]).all()
+  if across == "both":  # Two halves of the hosts have a copy each.
+    assert [len(np.unique(copy)) for copy in groups] == [2, 2]
 
 
 def test_a_batch_that_does_not_divide_is_an_error(tmp_path):

@@ -176,7 +176,7 @@ def sizes(argv):
   return (
     task.vocabulary_size,
     model.config.vocab_size,
-    dataset._task.vocabulary_size,
+    dataset.task.vocabulary_size,
   )
 
 
@@ -191,7 +191,7 @@ def sizes(argv):
       {"inputs": 96, "targets": 64},
       "encoder_decoder",
     ),
-    # This one streams a mixture, and appends sentinels to a given vocabulary.
+    # This one reads a mixture, and appends sentinels to a given vocabulary.
     ("ul2_1_6b_decoder", "ul2", None, "decoder"),
   ],
 )
@@ -210,7 +210,7 @@ def test_own_text_takes_the_place_of_a_leafs_text(
   dataset = gin.query_parameter("%TRAIN_DATASET").scoped_configurable_fn()
   assert isinstance(dataset, PreparedDataset)
   if lengths:
-    assert dataset._feature_lengths == lengths
+    assert dataset.feature_lengths == lengths
   task = gin.query_parameter("%TASK").scoped_configurable_fn()
   assert task.source == TextFolder(str(text))
   assert isinstance(task.vocabulary_size, AtMost)

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
+from raptr_jax.data.order import Order
 from raptr_jax.data.prepared import PreparedDataset
 from raptr_jax.tasks import extras
 from raptr_jax.tasks.prepared import records
-from raptr_jax.tasks.prepared.order import Order
 from raptr_jax.tasks.prepared.prepare import prepare
 from tests.small_task import (
   LENGTHS,
@@ -45,7 +45,6 @@ def make(corpus, data_dir):
       "feature_lengths": LENGTHS,
       "batch_size": BATCH_SIZE,
       "seed": 3,
-      "shuffle_window": 50,
     }
     opened = PreparedDataset(**{**arguments, **changes})
     opened.open()
@@ -111,13 +110,11 @@ def test_every_epoch_has_every_row_once_in_an_order_of_its_own(make, data_dir):
     for path in paths
     for row in records.read_shard(path)
   ]
-  assert dataset.num_examples == len(stored) > 2 * 50
+  assert dataset.num_examples == len(stored) > 100
   epochs = [_epoch(dataset, epoch) for epoch in (0, 1)]
   for epoch in epochs:
     assert sorted(epoch) == sorted(stored)
     assert epoch != stored
-    # Rows are permuted within windows.
-    assert sorted(epoch[50:100]) == sorted(stored[50:100])
   assert epochs[0] != epochs[1]
   assert _epoch(make(shuffle=False), 1) == stored
 
@@ -152,7 +149,7 @@ def test_a_batch_larger_than_an_epoch_reads_its_rows_again(make, capsys):
     joined = {key: np.concatenate([one[key] for one in part]) for key in batch}
     assert_batches_equal([batch], [joined])
   # By hand: two and a half epochs, each row with a corruption of its own.
-  order = Order(seed=3, shuffle=True, window=50)
+  order = Order(seed=3, shuffle=True)
   located = [order.locate(p, size) for p in range(batch_size)]
   assert [e for e, _ in located] == [p // size for p in range(batch_size)]
   rows = _originals(batches[0])
@@ -198,6 +195,11 @@ def test_hosts_read_the_parts_of_the_batch_of_one(make, monkeypatch):
   assert_batches_equal(joined, whole)
 
 
+def test_processes_make_the_same_batches(make):
+  whole = take(make(), 12)
+  assert_batches_equal(take(make(workers=2), 5, start=7), whole[7:])
+
+
 def test_evaluation_sees_the_same_batches_every_time(make):
   dataset = make(split="validation", shuffle=False)
   assert_batches_equal(take(dataset, 3), take(dataset, 3))
@@ -223,7 +225,7 @@ def test_hosts_must_share_a_batch_evenly(make, monkeypatch):
     ({"batch_size": 0}, r"BATCH_SIZE=0"),
     ({"split": "test"}, r"'test' is not one of"),
     ({"seed": -1}, r"--gin.RANDOM_SEED"),
-    ({"shuffle_window": 0}, r"shuffle_window=0"),
+    ({"workers": -1}, r"DATA_WORKERS=-1 .* --gin.DATA_WORKERS"),
   ],
 )
 def test_what_does_not_fit_is_refused(make, changes, message):
@@ -262,20 +264,6 @@ def test_replaced_vocabulary_is_refused(make, corpus, tmp_path):
     make(data_dir=str(tmp_path))
 
 
-@pytest.mark.parametrize("num_rows, window", [(7, 3), (6, 3), (5, 10), (4, 1)])
-def test_order_is_a_permutation_of_every_epoch(num_rows, window):
-  order = Order(seed=0, shuffle=True, window=window)
-  for epoch in range(3):
-    located = [
-      order.locate(position, num_rows)
-      for position in range(epoch * num_rows, (epoch + 1) * num_rows)
-    ]
-    assert {e for e, _ in located} == {epoch}
-    assert sorted(i for _, i in located) == list(range(num_rows))
-    for position, (_, index) in enumerate(located):
-      assert index // window == position // window
-
-
 @pytest.mark.parametrize("name", ["seqio", "tensorflow_datasets"])
 def test_missing_extra_says_how_to_install_it(monkeypatch, name):
   monkeypatch.setitem(sys.modules, name, None)
@@ -290,6 +278,7 @@ def test_default_task_needs_none_of_the_extra_packages(tmp_path):
 import sys
 for name in ("tensorflow", "seqio", "tensorflow_datasets", "tokenizers"):
   sys.modules[name] = None
+from raptr_jax.data.order import Order
 from raptr_jax.data.prepared import PreparedDataset
 from raptr_jax.tasks.objectives.masked_lm import MaskedLM
 from raptr_jax.tasks.prepared.prepare import prepare

@@ -27,7 +27,7 @@ from raptr_jax.training import (
   targets,
 )
 from raptr_jax.training.compiled_steps import abstract_draws
-from raptr_jax.training.partitioning import FULLY_SPLIT, Partitioner
+from raptr_jax.training.partitioning import Partitioner
 from tests.toy import make_experiment
 
 # No other axis of an array has the size LAYERS.
@@ -141,7 +141,7 @@ def in_place(program, instruction):
 def main(target, *names):
   targets.stay_on_host()
   kept = {"short": range(SHORT), "full": range(LAYERS)}
-  fully = {"rules": FULLY_SPLIT}
+  fully = {"fsdp": DEVICES}
   gather = make_run(target, "gather", **fully)
   found = {}
   for name in names:
@@ -150,7 +150,7 @@ def main(target, *names):
     elif name == "cond":
       found[name] = facts(make_run(target, "cond", **fully), 0)
     else:
-      heads = make_run(target, "gather", num_heads=2, model_shards=2)
+      heads = make_run(target, "gather", num_heads=2, tensor=2)
       found[name] = facts(heads, *kept["short"])
   last = range(LAYERS - SHORT, LAYERS)
   found["is_one_program"] = traced(gather, *kept["short"]) == traced(

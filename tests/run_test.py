@@ -261,10 +261,10 @@ def test_what_is_no_text_is_told_in_a_sentence(runs):
 @pytest.fixture
 def verbatim(monkeypatch, runs):
   """An untrained model does not write the sentinel: shows all of its tokens."""
-  first = runs["decoder"].vocabulary.sentinel_ids[0]
   monkeypatch.setattr(
-    "raptr_jax.inference.text_predictor.hidden_spans",
-    lambda targets, **ids: {first: targets.tolist()},
+    type(runs["decoder"].task.objective),
+    "written_text",
+    lambda self, targets, vocabulary: targets.tolist(),
   )
 
 

@@ -83,16 +83,18 @@ def test_each_chip_has_a_peak_and_each_gpu_a_chip():
 
 def test_a_partitioner_uses_the_devices_it_is_given():
   devices = jax.devices()[:4]
-  partitioner = Partitioner(model_shards=2, devices=devices)
+  partitioner = Partitioner(tensor=2, devices=devices)
   assert partitioner.num_devices == 4
-  assert partitioner.mesh.devices.shape == (2, 2)
+  assert partitioner.mesh.devices.shape == (2, 1, 2)
   assert set(partitioner.mesh.devices.flat) == set(devices)
   with pytest.raises(ValueError, match="a divisor of the 4 devices"):
-    Partitioner(model_shards=8, devices=devices)
+    Partitioner(tensor=8, devices=devices)
 
 
 class Described:
   """Stands for a device of a host that is not here."""
+
+  platform = "gpu"
 
   def __init__(self, host):
     self.process_index = host
@@ -100,9 +102,9 @@ class Described:
 
 def test_described_hosts_count():
   devices = [Described(host) for host in (0, 0, 1, 1)]
-  Partitioner(model_shards=2, devices=devices)
+  Partitioner(tensor=2, devices=devices)
   with pytest.raises(ValueError, match=r"several of the 2 hosts.* at most 2"):
-    Partitioner(model_shards=4, devices=devices)
+    Partitioner(tensor=4, devices=devices)
 
 
 @pytest.mark.skipif(

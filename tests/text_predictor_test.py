@@ -133,8 +133,9 @@ def greedy(predictor, prompts, room):
 
 def test_what_is_written_is_greedy(predictor, monkeypatch):
   monkeypatch.setattr(
-    "raptr_jax.inference.text_predictor.hidden_spans",
-    lambda targets, **ids: {SENTINELS[0]: targets.tolist()},
+    type(predictor.objective),
+    "written_text",
+    lambda self, targets, vocabulary: targets.tolist(),
   )
   prompts = [[3, 4], [5, 6], [17, 8], [3, 3], [11, 12]]
   texts = predictor.write(

@@ -241,12 +241,22 @@ def test_reset_optimizer_state_goes_on_across_a_growth_as_well(tmp_path):
   assert_it_ends_like(unbroken, make("dying"))
 
 
-def test_a_sharded_model_grows_like_one_in_a_piece(tmp_path, unbroken_stacking):
-  sharded = make_stacking(tmp_path, partitioner=Partitioner(model_shards=2))
-  train(sharded)
+def test_a_growing_run_goes_on_on_other_meshes(tmp_path, unbroken_stacking):
+  one, other = Partitioner(fsdp=4, tensor=2), Partitioner()
+  # It grows on each of them, and loads what the other has saved.
+  for partitioner, dies_at in ((one, 6), (other, 10)):
+    dying = make_stacking(
+      tmp_path,
+      partitioner=partitioner,
+      checkpointer=Checkpointer(period=4),
+      train_dataset=DyingDataset(dies_at),
+    )
+    with pytest.raises(Killed):
+      train(dying)
+  train(make_stacking(tmp_path, partitioner=one))
   expected = entries(Path(unbroken_stacking.model_dir), "eval")
   for got, entry in zip(entries(tmp_path, "eval"), expected, strict=True):
-    assert got["loss"] == pytest.approx(entry["loss"], rel=1e-4)
+    assert got["loss"] == pytest.approx(entry["loss"], rel=1e-5)
 
 
 def test_a_growing_model_is_evaluated_as_it_is(unbroken_stacking, tmp_path):

@@ -6,89 +6,126 @@ from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
+from absl import flags
 
 from raptr_jax.contracts import Batch
-from raptr_jax.data.task_dataset import TaskDataset
+from raptr_jax.data.order import Order
+from raptr_jax.data.text_dataset import TextDataset, joined_counts
 from raptr_jax.tasks.objectives.objective import Corruption
 from raptr_jax.tasks.prepared import records
-from raptr_jax.tasks.task import NotPreparedError
+from raptr_jax.tasks.task import NotPreparedError, TextTask
 
-# Batches to prepare while the device computes.
-READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
+READ_AHEAD = 4  # Batches that are made while the device computes.
 ENDLESS = 2**62  # Grain's ranges must end; no run gets this far.
 
 
-class PreparedDataset(TaskDataset):
+@dataclasses.dataclass(kw_only=True, eq=False)
+class PreparedDataset(TextDataset):
   """Batches from the records that `tasks/prepared/prepare.py` writes.
 
   Starts at any batch immediately, and needs neither TensorFlow nor seqio. A
   batch may span epochs: several, if they are small.
+
+  Attributes:
+    workers: processes that make batches; 0 for a thread of this one. The
+      batches are the same.
   """
+
+  workers: int = 0
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.workers < 0:
+      raise ValueError(
+        f"DATA_WORKERS={self.workers} must not be negative: set "
+        "--gin.DATA_WORKERS"
+      )
 
   def open(self) -> None:
     """Opens the records.
 
     Raises:
-      NotPreparedError: the task is not prepared.
+      NotPreparedError: a task is not prepared.
       ValueError: the records do not fit the task, or there are none.
     """
-    _ = self._records
+    _ = self._parts
 
   @functools.cached_property
-  def _records(self) -> "_Records":
-    task, folder = self._task, self._folder
+  def _parts(self) -> "list[_Examples]":
+    return [
+      self._open(part, order)
+      for part, order in zip(self.task.parts, self._orders, strict=True)
+    ]
+
+  def _open(self, task: TextTask, order: Order) -> "_Examples":
+    folder = self._folder(task)
     metadata = records.load_metadata(folder)
     records.check_settings(
-      folder, metadata.settings, task.settings(self._feature_lengths)
+      folder, metadata.settings, task.settings(self.feature_lengths)
     )
     records.check_vocabulary(
       folder / task.vocabulary_file, metadata.vocabulary_fingerprint
     )
     vocabulary = task.prepared_vocabulary(folder)
-    num_rows = metadata.splits[self._split].rows
-    self._check_size(num_rows)
-    paths = records.shard_paths(folder, self._split, metadata)
-    return _Records(
+    num_rows = metadata.splits[self.split].rows
+    self._check_size(task, num_rows)
+    paths = records.shard_paths(folder, self.split, metadata)
+    return _Examples(
+      order=order,
       num_rows=num_rows,
       unigram_counts=np.load(folder / records.UNIGRAM_COUNTS),
-      corrupt=task.objective.corruption(vocabulary, self._feature_lengths),
+      corrupt=task.objective.corruption(vocabulary, self.feature_lengths),
       rows=grain.sources.ArrayRecordDataSource([str(path) for path in paths]),
     )
 
   @property
   def num_examples(self) -> int | None:
-    """Rows in an epoch; None before the task is prepared."""
+    """Rows of all tasks together; None before they are prepared."""
     try:
-      return self._records.num_rows
+      return sum(part.num_rows for part in self._parts)
     except NotPreparedError:
       return None
 
   @property
   def unigram_counts(self) -> np.ndarray | None:
-    """int64[V], token counts of the train split; 0 for special ids."""
-    return self._records.unigram_counts
+    """float64[V], token counts of the train split; 0 for special ids."""
+    counts = [part.unigram_counts for part in self._parts]
+    return joined_counts(counts, self._interleaving.shares)
 
   def batches(self, start: int) -> Iterator[Batch]:
     """This host's part of batch `start`, `start + 1`, ... without end."""
-    numbers = grain.MapDataset.range(start * self._part.size, ENDLESS)
-    batches = numbers.map(self._example).batch(self._part.size)
-    return iter(batches.to_iter_dataset(READ_AHEAD))
+    self.open()
+    numbers = grain.MapDataset.range(start * self._host.size, ENDLESS)
+    batches = numbers.map(self._example).batch(self._host.size)
+    if self.workers:
+      if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain's settings for its processes.
+      processes = grain.multiprocessing.MultiprocessingOptions(
+        num_workers=self.workers
+      )
+      return iter(batches.to_iter_dataset().mp_prefetch(processes))
+    reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=READ_AHEAD)
+    return iter(batches.to_iter_dataset(reading))
 
   def _example(self, number: int) -> dict[str, np.ndarray]:
     """Example `number` of this host's share."""
-    batch, place = divmod(number, self._part.size)
-    position = batch * self.batch_size + self._part.begin + place
-    data = self._records
-    epoch, index = self._order.locate(position, data.num_rows)
-    row = records.decode_row(data.rows[index])
-    return data.corrupt(row, self._order.rng(epoch, index))
+    batch, place = divmod(number, self._host.size)
+    position = batch * self.batch_size + self._host.begin + place
+    part, position = self._interleaving.locate(position)
+    return self._parts[part].example(position)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Records:
-  """The opened records of a split."""
+class _Examples:
+  """The opened records of a task, as an endless row of examples."""
 
+  order: Order
   num_rows: int
   unigram_counts: np.ndarray
   corrupt: Corruption
   rows: Sequence[bytes]
+
+  def example(self, position: int) -> dict[str, np.ndarray]:
+    epoch, index = self.order.locate(position, self.num_rows)
+    row = records.decode_row(self.rows[index])
+    return self.corrupt(row, self.order.rng(epoch, index))

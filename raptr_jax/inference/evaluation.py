@@ -111,7 +111,7 @@ class Evaluation:
         " expected None or at least 1: set --gin.DOWNSTREAM_SHOTS or"
         " --gin.DOWNSTREAM_EXAMPLES."
       )
-    devices = self.experiment.partitioner.mesh.shape["data"]
+    devices = self.experiment.partitioner.batch_shards
     if self.batch_size < 1 or self.batch_size % devices:
       raise ValueError(
         f"evaluation.Evaluation.batch_size = {self.batch_size}, expected a"

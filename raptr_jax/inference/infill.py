@@ -15,7 +15,7 @@ from raptr_jax.models.masked_stack import full_paths
 from raptr_jax.tasks.mixture import Mixture
 from raptr_jax.tasks.objectives.denoising import hidden_spans
 from raptr_jax.tasks.objectives.layouts import Pair
-from raptr_jax.tasks.objectives.objective import GenerativeObjective
+from raptr_jax.tasks.objectives.objective import InfillingObjective
 from raptr_jax.tasks.task import TextTask
 from raptr_jax.tasks.text.vocabulary import Vocabulary
 from raptr_jax.training.partitioning import Partitioner
@@ -52,7 +52,7 @@ class Infilling:
     file_name: name of the page.
 
   Raises:
-    ValueError: the objective does not teach a model to write, or a number is
+    ValueError: the objective does not teach a model to fill blanks, or a number is
       too small.
   """
 
@@ -103,7 +103,7 @@ class Infilling:
     """The blanks of each text, filled by the full model."""
     objective = self._objective
     vocabulary = self.task.vocabulary(self.data_dir)
-    devices = partitioner.mesh.shape["data"]
+    devices = partitioner.batch_shards
     predictor = TextPredictor(
       model=model,
       params=params,
@@ -125,12 +125,12 @@ class Infilling:
     ]
 
   @property
-  def _objective(self) -> GenerativeObjective:
+  def _objective(self) -> InfillingObjective:
     objective = self.task.objective
-    if not isinstance(objective, GenerativeObjective):
+    if not isinstance(objective, InfillingObjective):
       raise ValueError(
         "AT_END includes infill.Infilling, which needs an objective that"
-        " teaches a model to write, such as UL2, but that of"
+        " teaches a model to fill blanks, such as UL2, but that of"
         f" {self.task.name} is {type(objective).__name__}: set"
         ' --gin.AT_END="()".'
       )

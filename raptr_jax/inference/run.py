@@ -280,7 +280,7 @@ class Run:
 
   @property
   def _batch_size(self) -> int:
-    devices = self.experiment.partitioner.mesh.shape["data"]
+    devices = self.experiment.partitioner.batch_shards
     return -(-BATCH_SIZE // devices) * devices
 
   def _predictor(self, paths: Mapping[str, LayerPath]) -> TextPredictor:

@@ -69,8 +69,8 @@ class TextPredictor:
   ) -> Float[np.ndarray, "N"]:
     """Log-likelihood of each prompt's continuation, in nats.
 
-    Sums over the continuation's own tokens, without the sentinel before and the
-    end token after them; an empty continuation scores 0.
+    Sums over the continuation's own tokens, without what the objective puts
+    before them and the end token after them; an empty continuation scores 0.
     """
     pairs = [
       Pair(self._inputs(prompt), self._targets(continuation))
@@ -99,14 +99,14 @@ class TextPredictor:
   ) -> list[str]:
     """The model's continuation of each prompt, until it ends the text.
 
-    The arguments are those of `fill`. `decoding.max_new_tokens` includes the
-    sentinel that the model writes first.
+    The arguments are those of `fill`. `decoding.max_new_tokens` includes what
+    the objective puts first, such as a sentinel.
     """
     inputs = [self._inputs(prompt) for prompt in prompts]
-    first = self._sentinel_ids[0]
+    objective, vocabulary = self.objective, self.vocabulary
     return [
-      self.vocabulary.decode(spans.get(first, []))
-      for spans in self.fill(inputs, decoding, seed=seed, watch=watch)
+      vocabulary.decode(objective.written_text(targets, vocabulary))
+      for targets in self._written(inputs, decoding, seed, watch)
     ]
 
   def fill(
@@ -130,9 +130,27 @@ class TextPredictor:
       For each of the inputs, tokens by the id of their sentinel, without
       sentinels that the model skipped.
     """
+    vocabulary = self.vocabulary
+    return [
+      hidden_spans(
+        targets,
+        sentinel_ids=vocabulary.sentinel_ids,
+        eos_id=vocabulary.eos_id,
+      )
+      for targets in self._written(inputs, decoding, seed, watch)
+    ]
+
+  def _written(
+    self,
+    inputs: Sequence[Int[np.ndarray, "..."]],
+    decoding: Decoding,
+    seed: int,
+    watch: Watch,
+  ) -> list[Int[np.ndarray, "..."]]:
+    """The targets that the model writes for each of the inputs."""
     eos_id = self.vocabulary.eos_id
     read = [self.objective.feature_layout.prompt(ids, eos_id) for ids in inputs]
-    filled: list[Spans] = [{} for _ in read]
+    found = [np.zeros(0, np.int32) for _ in read]
     for (length,), numbers in self._batches([(len(ids),) for ids in read]):
       prompts = np.zeros((self.batch_size, length), np.int32)
       lengths = np.ones(self.batch_size, np.int32)
@@ -147,15 +165,9 @@ class TextPredictor:
         keys = fold_in(jax.random.key(seed), places)
       written = self._generate(prompts, lengths, decoding, keys)
       for number, targets in zip(numbers, written):
-        filled[number] = hidden_spans(
-          targets, sentinel_ids=self._sentinel_ids, eos_id=eos_id
-        )
+        found[number] = targets
       watch(len(numbers))
-    return filled
-
-  @functools.cached_property
-  def _sentinel_ids(self) -> tuple[int, ...]:
-    return self.vocabulary.sentinel_ids
+    return found
 
   def _inputs(self, prompt: str) -> np.ndarray:
     tokens = self.vocabulary.encode(prompt)[-self.max_prompt_tokens :]
@@ -163,19 +175,24 @@ class TextPredictor:
 
   def _targets(self, continuation: str) -> np.ndarray:
     tokens = self.vocabulary.encode(continuation)
-    return np.array([self._sentinel_ids[0], *tokens], np.int32)
+    return np.array([*self._lead, *tokens], np.int32)
+
+  @functools.cached_property
+  def _lead(self) -> tuple[int, ...]:
+    return self.objective.lead(self.vocabulary)
 
   def _row(
     self, pair: Pair, feature_lengths: Mapping[str, int]
   ) -> dict[str, np.ndarray]:
-    """The features of a pair; its first sentinel has no target weight."""
+    """The features of a pair; what leads its targets has no weight."""
     row = self.objective.feature_layout.join(
       [pair],
       feature_lengths,
       pad_id=self.vocabulary.pad_id,
       eos_id=self.vocabulary.eos_id,
     )
-    row["target_weights"][row["target_weights"].argmax()] = 0
+    weights = row["target_weights"]
+    weights[np.flatnonzero(weights)[: len(self._lead)]] = 0
     return row
 
   def _batches(

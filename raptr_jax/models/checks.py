@@ -16,7 +16,10 @@ from raptr_jax.contracts import LayerDraw, LayerPath
 
 
 def check_batch(
-  batch: Mapping[str, Any], features: Mapping[str, str], reader: object
+  batch: Mapping[str, Any],
+  features: Mapping[str, str],
+  reader: object,
+  hint: str = "",
 ) -> None:
   """Checks that a batch has what a model reads.
 
@@ -25,6 +28,7 @@ def check_batch(
     features: axes of each feature that it reads, such as "B T". An axis has the
       same size wherever it occurs.
     reader: the model, for the message.
+    hint: ends the message if a feature is missing.
 
   Raises:
     ValueError: a feature is missing, or has other axes.
@@ -34,7 +38,7 @@ def check_batch(
     raise ValueError(
       f"The batch has the features {sorted(batch)}, but"
       f" {type(reader).__name__} reads {', '.join(features)}: it lacks"
-      f" {', '.join(missing)}."
+      f" {', '.join(missing)}.{hint}"
     )
   check_axes({name: batch[name] for name in features}, features)
 

@@ -31,14 +31,17 @@ class DecoderLM(LanguageModel):
 
   config: DecoderConfig
   block: Callable[..., nn.Module] = DecoderBlock
-  features: ClassVar[Mapping[str, str]] = {
-    "tokens": "B T",
-    "segment_ids": "B T",
-    "positions": "B T",
-    "in_prefix": "B T",
-    "targets": "B T",
-    "target_weights": "B T",
-  }
+  feature_hint: ClassVar[str] = (
+    " If no part of the text is read in both directions, set"
+    " --gin.DECODER_ATTENTION=\"'causal'\"."
+  )
+
+  @property
+  def features(self) -> dict[str, str]:
+    names = ["tokens", "segment_ids", "positions", "targets", "target_weights"]
+    if self.config.attention == "prefix":
+      names.append("in_prefix")
+    return dict.fromkeys(names, "B T")
 
   @property
   def stacks(self) -> dict[str, int]:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -41,14 +40,17 @@ class EncoderDecoderLM(LanguageModel):
   config: EncoderDecoderConfig
   encoder_block: Callable[..., nn.Module] = EncoderBlock
   decoder_block: Callable[..., nn.Module] = DecoderBlock
-  features: ClassVar[Mapping[str, str]] = {
-    "encoder_tokens": "B S",
-    "encoder_segment_ids": "B S",
-    "tokens": "B T",
-    "segment_ids": "B T",
-    "targets": "B T",
-    "target_weights": "B T",
-  }
+
+  @property
+  def features(self) -> dict[str, str]:
+    return {
+      "encoder_tokens": "B S",
+      "encoder_segment_ids": "B S",
+      "tokens": "B T",
+      "segment_ids": "B T",
+      "targets": "B T",
+      "target_weights": "B T",
+    }
 
   @property
   def stacks(self) -> dict[str, int]:

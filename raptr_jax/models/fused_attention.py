@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from raptr_jax.models.masks import Mask
 from raptr_jax.models.remat import ATTENTION
-from raptr_jax.models.shards import MODEL_AXIS, automatic_axes, batch_axes
+from raptr_jax.models.shards import TENSOR_AXIS, automatic_axes, batch_axes
 
 Kernel: TypeAlias = Callable[..., Array]
 # Of rows of tokens: the lanes of a TPU's registers.
@@ -125,9 +125,9 @@ def _over_shards(run: Kernel, mesh: AbstractMesh, groups: int) -> Kernel:
   axes, automatic = batch_axes(), automatic_axes()
   if not automatic:
     return run
-  model_shards = mesh.shape.get(MODEL_AXIS, 1)
-  split_heads = model_shards > 1 and groups % model_shards == 0
-  by_head = PartitionSpec(axes, MODEL_AXIS if split_heads else None)
+  tensor_shards = mesh.shape.get(TENSOR_AXIS, 1)
+  split_heads = tensor_shards > 1 and groups % tensor_shards == 0
+  by_head = PartitionSpec(axes, TENSOR_AXIS if split_heads else None)
   mapped: Kernel = jax.shard_map(
     run,
     in_specs=(by_head, by_head, by_head, PartitionSpec(axes)),

@@ -61,10 +61,16 @@ class LanguageModel(abc.ABC):
     config: what the loss depends on.
     features: what is read of a batch, by its axes.
     stacks: L of each stack.
+    feature_hint: what to do if a batch lacks a feature.
   """
 
   config: LossConfig
-  features: ClassVar[Mapping[str, str]]
+  feature_hint: ClassVar[str] = ""
+
+  @property
+  @abc.abstractmethod
+  def features(self) -> Mapping[str, str]:
+    """What is read of a batch, by its axes."""
 
   @property
   @abc.abstractmethod
@@ -84,7 +90,7 @@ class LanguageModel(abc.ABC):
     dropout_key: DropoutKey,
   ) -> tuple[Float[Array, ""], Metrics]:
     """Cross entropy of the targets, summed, in nats; see `contracts.Model`."""
-    check_batch(batch, self.features, self)
+    check_batch(batch, self.features, self, self.feature_hint)
     check_draws(draws, self.stacks)
     check_dropout_key(dropout_key)
     config = self.config
@@ -105,7 +111,7 @@ class LanguageModel(abc.ABC):
     self, params: Params, batch: DeviceBatch, draws: Draws
   ) -> Float[Array, "B"]:
     """Log-likelihood of the targets of each row, in nats."""
-    check_batch(batch, self.features, self)
+    check_batch(batch, self.features, self, self.feature_hint)
     check_draws(draws, self.stacks)
     scores = losses.head_log_likelihood(
       self._logits,

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from raptr_jax.contracts import DropoutKey, Params
-from raptr_jax.models.shards import model_is_split
+from raptr_jax.models.shards import heads_are_split
 
 Initializer = Callable[..., PyTree]  # Of an array, or of one with axis names.
 DTypeLike = str | jnp.dtype
@@ -113,7 +113,7 @@ def dense(
   """
   features = kernel.shape[1:]
   flat, kernel = x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype)
-  if not model_is_split():
+  if not heads_are_split():
     kernel = kernel.reshape(kernel.shape[0], -1)
   outputs = "fghi"[: kernel.ndim - 1]
   product = scores if wide else jnp.einsum

@@ -20,7 +20,7 @@ Whole = TypeVar("Whole", bound=PyTree)
 Split = TypeVar("Split", bound=PyTree)
 Sums = TypeVar("Sums", bound=PyTree)
 
-MODEL_AXIS = "model"  # The mesh axis that splits heads; others split batches.
+TENSOR_AXIS = "tensor"  # It splits heads; other axes of a mesh split batches.
 
 
 def automatic_axes() -> set[str]:
@@ -36,7 +36,7 @@ def batch_axes() -> tuple[str, ...]:
   return tuple(
     name
     for name in mesh.axis_names
-    if name in automatic_axes() - {MODEL_AXIS} and mesh.shape[name] > 1
+    if name in automatic_axes() - {TENSOR_AXIS} and mesh.shape[name] > 1
   )
 
 
@@ -46,9 +46,9 @@ def num_shards(axes: tuple[str, ...]) -> int:
   return math.prod(shape[name] for name in axes)
 
 
-def model_is_split() -> bool:
+def heads_are_split() -> bool:
   """Whether the mesh splits heads, MLPs and the vocabulary."""
-  size: int = jax.sharding.get_abstract_mesh().shape.get(MODEL_AXIS, 1)
+  size: int = jax.sharding.get_abstract_mesh().shape.get(TENSOR_AXIS, 1)
   return size > 1
 
 

@@ -130,7 +130,7 @@ class Experiment:
         f" first < end <= TRAIN_STEPS = {self.total_steps}: set"
         " --profile_steps=FIRST:END."
       )
-    shards = self.num_microbatches * self.partitioner.mesh.shape["data"]
+    shards = self.num_microbatches * self.partitioner.batch_shards
     if self.train_dataset.batch_size % shards:
       raise ValueError(
         f"BATCH_SIZE = {self.train_dataset.batch_size}, expected a multiple of"

@@ -15,11 +15,10 @@ from raptr_jax.models.remat import POLICIES
 from raptr_jax.training import setup
 from raptr_jax.training.compiled_program import CompiledStep, compile_step
 from raptr_jax.training.experiment import Experiment
-from raptr_jax.training.partitioning import FULLY_SPLIT, Partitioner
+from raptr_jax.training.partitioning import Partitioner
 
-MICROBATCHES = "experiment.Experiment.num_microbatches"
-MODEL_SHARDS = "partitioning.Partitioner.model_shards"
-RULES = "partitioning.Partitioner.rules"
+MICROBATCHES = "NUM_MICROBATCHES"
+FSDP, TENSOR = "FSDP", "TENSOR"
 REMAT = "REMAT"
 REMATS = tuple(POLICIES)
 LEAST = REMATS[0]
@@ -107,28 +106,27 @@ def _placements(
 ) -> Iterator[tuple[dict[str, str], Partitioner]]:
   """Ways to place parameters, with their bindings; the present one first."""
   yield {}, partitioner
-  shards = partitioner.model_shards
-  while 1 < partitioner.num_devices >= shards:
-    bindings = {RULES: str(FULLY_SPLIT)}
-    if shards > partitioner.model_shards:
-      bindings[MODEL_SHARDS] = str(shards)
+  tensor = partitioner.tensor
+  while 1 < partitioner.num_devices >= tensor:
+    fsdp = partitioner.num_devices // tensor
+    bindings = {FSDP: str(fsdp)}
+    if tensor > partitioner.tensor:
+      bindings[TENSOR] = str(tensor)
     try:
-      split = dataclasses.replace(
-        partitioner, rules=FULLY_SPLIT, model_shards=shards
-      )
+      split = dataclasses.replace(partitioner, fsdp=fsdp, tensor=tensor)
     except ValueError:  # More than a host has.
       return
     if split != partitioner:
       yield bindings, split
-    shards *= 2
+    tensor *= 2
 
 
 def _in_parts(
   experiment: Experiment, draws: Draws, step: CompiledStep, capacity: int
 ) -> Iterator[tuple[int, Experiment, CompiledStep]]:
   """Numbers of microbatches, and the run with each, until its step fits."""
-  data_shards = experiment.partitioner.mesh.shape["data"]
-  examples = experiment.train_dataset.batch_size // data_shards
+  shards = experiment.partitioner.batch_shards
+  examples = experiment.train_dataset.batch_size // shards
   temporary = {experiment.num_microbatches: step.memory.temporary}
   while step.memory.total > capacity:
     room = capacity - (step.memory.total - step.memory.temporary)

@@ -1,19 +1,30 @@
 """Places arrays on devices, by the logical names of their axes.
 
+Devices form a mesh with three axes:
+
+  data    copies of the parameters, which share the batch
+  fsdp    devices that share the batch and split one copy of the parameters and
+          of the optimizer's state (ZeRO-3, arXiv 1910.02054): each gathers a
+          layer's parameters when it runs the layer
+  tensor  devices that split heads, MLP units and vocabulary (arXiv 1909.08053),
+          and have the same examples
+
 Parameters name their axes (`embed`, `heads`, `mlp`, `vocab`, `layers`, ...),
-and rules map these names to axes of the mesh. Batches are split over `data`;
-every shard of a batch runs the same draw of layers.
+and rules map these names to axes of the mesh. Layers are never split, since a
+step runs only some of them. Every shard of a batch runs the same draw.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.stages import Wrapped
 from jaxtyping import Array, PyTree, Shaped
 
@@ -22,12 +33,14 @@ from raptr_jax.contracts import Batch, DeviceBatch
 Args = ParamSpec("Args")
 Result = TypeVar("Result")
 
-# Tensor parallelism over heads, MLP units and vocabulary; axes of other names
-# are not split.
-RULES = (("heads", "model"), ("mlp", "model"), ("vocab", "model"))
-# Also splits each parameter, and its moments, over the devices that share the
-# batch: they gather a layer's parameters when they run it (ZeRO, FSDP).
-FULLY_SPLIT = (*RULES, ("embed", "data"))
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+RULES = (
+  ("embed", "fsdp"),
+  ("heads", "tensor"),
+  ("mlp", "tensor"),
+  ("vocab", "tensor"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,31 +48,41 @@ class Partitioner:
   """Places states and batches on the devices of all hosts.
 
   Attributes:
-    model_shards: number of devices that share one copy of the parameters; the
-      copies share the batch.
-    rules: pairs (logical axis, mesh axis).
+    fsdp: size of the mesh axis `fsdp`.
+    tensor: size of the mesh axis `tensor`; `data` has all other devices.
+    rules: pairs (logical axis, mesh axis); axes of other names are not split.
     devices: those to use; None for all that JAX finds. Those of `targets.py`
       are described, not present: programs can be compiled for them, and arrays
       cannot be put on them.
   """
 
-  model_shards: int = 1
+  fsdp: int = 1
+  tensor: int = 1
   rules: Sequence[tuple[str, str | None]] = RULES
   devices: Sequence[jax.Device] | None = None
 
   def __post_init__(self) -> None:
-    if self.num_devices % self.model_shards:
+    for macro, size in (("FSDP", self.fsdp), ("TENSOR", self.tensor)):
+      if size < 1:
+        raise ValueError(f"{macro} = {size}, expected at least 1.")
+    count = self.num_devices
+    if count % (self.fsdp * self.tensor):
       raise ValueError(
-        f"partitioning.Partitioner.model_shards = {self.model_shards}, expected"
-        f" a divisor of the {self.num_devices} devices."
+        f"FSDP = {self.fsdp} and TENSOR = {self.tensor} make groups of"
+        f" {self.fsdp * self.tensor} devices, expected a divisor of the"
+        f" {count} devices."
       )
     hosts = self._num_hosts
-    if self.num_devices // self.model_shards % hosts:
+    if count // self.tensor % hosts:
       raise ValueError(
-        f"partitioning.Partitioner.model_shards = {self.model_shards} spreads"
-        f" one copy of the parameters over several of the {hosts} hosts, but"
-        " each host reads its own part of a batch: set at most"
-        f" {self.num_devices // hosts}."
+        f"TENSOR = {self.tensor} spreads one shard of a batch over several of"
+        f" the {hosts} hosts, but each host reads its own part of a batch: set"
+        f" at most {count // hosts}, and FSDP for the rest."
+      )
+    if any(name == "layers" and axis for name, axis in self.rules):
+      raise ValueError(
+        f"partitioning.Partitioner.rules = {self.rules} split the axis"
+        " 'layers', but a step runs only some layers: leave it out."
       )
 
   @property
@@ -82,21 +105,25 @@ class Partitioner:
       return count
     return len({device.process_index for device in self.devices})
 
-  @property
+  @functools.cached_property
   def mesh(self) -> Mesh:
-    shape = (self.num_devices // self.model_shards, self.model_shards)
-    return jax.make_mesh(
-      shape,
-      ("data", "model"),
-      (jax.sharding.AxisType.Auto,) * 2,
-      devices=self.devices,
-    )
+    """The devices, with the axes `AXES`."""
+    devices = jax.devices() if self.devices is None else self.devices
+    grid = device_grid(devices, self.fsdp, self.tensor)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+  @property
+  def batch_shards(self) -> int:
+    """Number of parts of a batch, each with examples of its own."""
+    return self.num_devices // self.tensor
 
   @property
   def replica_axes(self) -> tuple[str, ...]:
     """The mesh axes along which devices have copies of the parameters."""
     shape, split = self.mesh.shape, {axis for _, axis in self.rules}
-    return tuple(a for a in shape if a not in split and shape[a] > 1)
+    return tuple(
+      axis for axis in BATCH_AXES if axis not in split and shape[axis] > 1
+    )
 
   @property
   def replicated(self) -> NamedSharding:
@@ -104,7 +131,7 @@ class Partitioner:
 
   @property
   def batch_sharding(self) -> NamedSharding:
-    return NamedSharding(self.mesh, PartitionSpec("data"))
+    return NamedSharding(self.mesh, PartitionSpec(BATCH_AXES))
 
   def state_sharding(self, boxed_state: PyTree) -> PyTree:
     """Shardings of a state whose leaves are boxed with axis names.
@@ -128,7 +155,8 @@ class Partitioner:
         raise ValueError(
           f"The axis {name!r} has size {size}, which does not split over the"
           f" {self.mesh.shape[axis]} devices of {axis!r}: set another"
-          " partitioning.Partitioner.model_shards, or rules without this axis."
+          f" --gin.{axis.upper()}, or partitioning.Partitioner.rules without"
+          " this axis."
         )
 
   def on_mesh(self, function: Callable[Args, Result]) -> Callable[Args, Result]:
@@ -167,6 +195,36 @@ class Partitioner:
     """Gathers global arrays into NumPy arrays on every host."""
     gather = jax.jit(_same, out_shardings=self.replicated)
     return jax.tree.map(np.asarray, gather(tree))
+
+
+def device_grid(devices: Sequence[Any], fsdp: int, tensor: int) -> np.ndarray:
+  """Devices as [data, fsdp, tensor].
+
+  Those of a TPU slice, or of a host of GPUs, are next to each other, so that
+  only the first axes reach across the slower network.
+
+  Args:
+    devices: of JAX.
+    fsdp: size of the second axis.
+    tensor: size of the third axis.
+  """
+  data = len(devices) // (fsdp * tensor)
+  by_host = len({getattr(device, "slice_index", 0) for device in devices}) == 1
+  if by_host:
+    is_gpu = devices[0].platform == "gpu"
+    groups = len({device.process_index for device in devices}) if is_gpu else 1
+  else:
+    groups = len({device.slice_index for device in devices})
+  if groups == 1:
+    return mesh_utils.create_device_mesh((data, fsdp, tensor), devices)
+  data_groups = math.gcd(data, groups)
+  fsdp_groups = groups // data_groups
+  return mesh_utils.create_hybrid_device_mesh(
+    (data // data_groups, fsdp // fsdp_groups, tensor),
+    (data_groups, fsdp_groups, 1),
+    devices,
+    process_is_granule=by_host,
+  )
 
 
 def _same(tree: PyTree) -> PyTree:

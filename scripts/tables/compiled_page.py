@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from raptr_jax.training.fitting import MICROBATCHES, MODEL_SHARDS, REMAT, RULES
+from raptr_jax.training.fitting import FSDP, MICROBATCHES, REMAT, TENSOR
 from tables.pages import MISSING, markdown_table
 
 # Short names of settings; the rest are shown as they are.
 SETTINGS = {
   MICROBATCHES: "{} microbatches",
-  MODEL_SHARDS: "{} model shards",
-  RULES: "fully split",
+  FSDP: "FSDP = {}",
+  TENSOR: "TENSOR = {}",
   REMAT: "REMAT = {}",
 }
 HEAD = (
@@ -35,8 +35,8 @@ What XLA makes of the training steps of the experiments at full size, compiled f
 - Bytes are GiB on one device. *Temporary* are activations, gradients and all else at its peak; *to spare* is what is left of the
   memory of a device, negative if the step does not fit. Of programs that the compiler refused it says only how much they need.
 - *Path* has the layers that a program runs, of each stack: the longest of a model first, as its experiment configures it, then
-  with other settings until it fits, then shorter ones with these. *Fully split* splits parameters and optimizer over all devices:
-  `--gin.partitioning.Partitioner.rules="{rules}"`.
+  with other settings until it fits, then shorter ones with these. `FSDP` and `TENSOR` are numbers of devices that split one copy of
+  the parameters.
 - *Collectives* are those of a step, in loops as often as these run, with the GiB of the arrays that they gather, reduce or
   scatter.
 - *FLOPs* and *memory* are estimates, a roofline: the model's FLOPs at the peak of the devices, and the bytes moved to and from
@@ -52,14 +52,8 @@ def page(known: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     known: what is known of a model on a target, one after another; see
       `compiled_programs.py`.
   """
-  rules = {
-    record["bindings"][RULES]
-    for model in known
-    for record in model["programs"]
-    if RULES in record["bindings"]
-  }
   yield "# The compiled steps of the experiments at full size"
-  yield INTRODUCTION.format(rules=" or ".join(rules) or "...")
+  yield INTRODUCTION
   target = None
   for model in sorted(known, key=lambda model: str(model["target"])):
     if model["target"] != target:

@@ -91,6 +91,7 @@ def corrupt_row(
   sentinel_ids: np.ndarray,
   pad_id: int,
   eos_id: int,
+  concatenate: bool,
 ) -> dict[str, np.ndarray]:
   """Makes an example from a row with one of the denoisers, drawn at random.
 
@@ -108,16 +109,19 @@ def corrupt_row(
     sentinel_ids: int32[...], ids of <extra_id_0>, <extra_id_1>, ...
     pad_id: id of padding.
     eos_id: id that ends inputs and targets.
+    concatenate: whether the pieces of a row become one text first.
 
   Returns:
     The layout's features, and example_kind: int32[1], number of the denoiser.
   """
+  if concatenate:
+    row = Row(row.tokens, np.array([len(row.tokens)]))
   kind = rng.choice(len(denoisers), p=weights)
   mode = np.array(mode_ids[kind], np.int32)
   room = [feature_lengths[name] for name in layout.feature_names]
   table = costs(
     denoisers[kind],
-    rng.random(2),
+    rng.random(3),
     layout=layout,
     num_tokens=sum(room),
     num_sentinels=len(sentinel_ids),

@@ -28,18 +28,26 @@ class Denoiser:
       the end.
     rate: share of tokens that are hidden.
     mode: token that tells the model which kind of denoiser is used.
+    uniform: whether `rate` is the mean of a share that is drawn for each text,
+      uniformly between 0 and twice as much.
   """
 
   name: str
   mean_span: float | None
   rate: float
   mode: str
+  uniform: bool = False
 
   def __post_init__(self):
     if not 0 < self.rate < 1:
       raise ValueError(
         f"rate={self.rate} of denoiser {self.name!r} must lie between 0 and 1: "
         "set --gin.ul2.UL2.denoisers"
+      )
+    if self.uniform and self.rate > 0.5:
+      raise ValueError(
+        f"rate={self.rate} of denoiser {self.name!r} must be at most 0.5, since "
+        "shares up to twice as much are drawn: set --gin.ul2.UL2.denoisers"
       )
     if self.mean_span is not None and self.mean_span < 1:
       raise ValueError(
@@ -48,7 +56,7 @@ class Denoiser:
       )
 
   def sizes(
-    self, num_tokens: Int[np.ndarray, "n"], rounding: Float[np.ndarray, "2"]
+    self, num_tokens: Int[np.ndarray, "n"], rounding: Float[np.ndarray, "3"]
   ) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
     """How many tokens of a text to hide, and in how many spans.
 
@@ -59,9 +67,11 @@ class Denoiser:
 
     Args:
       num_tokens: lengths of texts; sizes are meaningless below 2.
-      rounding: two numbers in [0, 1), for the tokens and for the spans.
+      rounding: three numbers in [0, 1), for the tokens, for the spans, and for
+        the share of a denoiser that draws it.
     """
-    hidden = np.floor(self.rate * num_tokens + rounding[0]).astype(np.int64)
+    rate = 2 * self.rate * rounding[2] if self.uniform else self.rate
+    hidden = np.floor(rate * num_tokens + rounding[0]).astype(np.int64)
     hidden = np.clip(hidden, 1, num_tokens - 1)
     if self.mean_span is None:
       spans = np.ones_like(hidden)
@@ -70,16 +80,29 @@ class Denoiser:
     return hidden, np.clip(spans, 1, np.minimum(hidden, num_tokens - hidden))
 
 
-# UL2's values, except for the rate of S, which is our choice.
-UL2_DENOISERS = (
-  Denoiser("R 3 15%", 3, 0.15, NLU),
-  Denoiser("R 8 15%", 8, 0.15, NLU),
-  Denoiser("X 3 50%", 3, 0.5, NLG),
-  Denoiser("X 8 50%", 8, 0.5, NLG),
-  Denoiser("X 64 15%", 64, 0.15, NLG),
-  Denoiser("X 64 50%", 64, 0.5, NLG),
-  Denoiser("S 25%", None, 0.25, S2S),
-)
+def ul2_denoisers(*, uniform_suffix: bool = True) -> tuple[Denoiser, ...]:
+  """The seven denoisers of UL2: R, X, and S, which hides the end of a text.
+
+  UL2 says of S only that it has one span of a quarter of the text on average
+  ("mu = L / 4, r = 0.25, n = 1"), which can be read in two ways.
+
+  Args:
+    uniform_suffix: whether the length of that span is drawn, uniformly up to
+      half of the text, as T5's prefix language modelling does. Otherwise it is
+      always a quarter.
+  """
+  return (
+    Denoiser("R 3 15%", 3, 0.15, NLU),
+    Denoiser("R 8 15%", 8, 0.15, NLU),
+    Denoiser("X 3 50%", 3, 0.5, NLG),
+    Denoiser("X 8 50%", 8, 0.5, NLG),
+    Denoiser("X 64 15%", 64, 0.15, NLG),
+    Denoiser("X 64 50%", 64, 0.5, NLG),
+    Denoiser("S 25%", None, 0.25, S2S, uniform=uniform_suffix),
+  )
+
+
+UL2_DENOISERS = ul2_denoisers()
 
 
 def random_lengths(
@@ -142,6 +165,13 @@ def corrupt(
   )
 
 
+def until_end(targets: Sequence[int] | np.ndarray, eos_id: int) -> list[int]:
+  """The targets before the first end token."""
+  return [
+    *itertools.takewhile(lambda token: token != eos_id, map(int, targets))
+  ]
+
+
 def hidden_spans(
   targets: Sequence[int] | np.ndarray,
   *,
@@ -156,7 +186,7 @@ def hidden_spans(
   sentinels = {int(i) for i in sentinel_ids}
   spans: dict[int, list[int]] = {}
   span: list[int] = []
-  for token in itertools.takewhile(lambda t: t != eos_id, map(int, targets)):
+  for token in until_end(targets, eos_id):
     if token in sentinels:
       span = spans.setdefault(token, [])
     else:

@@ -8,6 +8,7 @@ import numpy as np
 from raptr_jax.tasks.objectives.packing import pad, positions, segment_ids
 
 Count = TypeVar("Count", int, np.ndarray)
+Value = TypeVar("Value")
 
 
 class Pair(NamedTuple):
@@ -114,6 +115,34 @@ class DecoderLayout:
       "positions": pad([places], length),
       "in_prefix": pad([places < prefix], length),
     }
+
+
+class CausalLayout(DecoderLayout):
+  """The layout of a decoder that reads all tokens from left to right.
+
+  It lacks the feature `in_prefix`; the others are those of `DecoderLayout`.
+  """
+
+  def features(
+    self, feature_lengths: Mapping[str, int]
+  ) -> dict[str, tuple[int, type]]:
+    return _without_prefix(super().features(feature_lengths))
+
+  def join(
+    self,
+    pairs: Sequence[Pair],
+    feature_lengths: Mapping[str, int],
+    *,
+    pad_id: int,
+    eos_id: int,
+  ) -> dict[str, np.ndarray]:
+    return _without_prefix(
+      super().join(pairs, feature_lengths, pad_id=pad_id, eos_id=eos_id)
+    )
+
+
+def _without_prefix(features: dict[str, Value]) -> dict[str, Value]:
+  return {name: x for name, x in features.items() if name != "in_prefix"}
 
 
 class EncoderDecoderLayout:

@@ -57,7 +57,20 @@ class GenerativeObjective(Objective, Protocol):
   def continuation(
     self, tokens: Sequence[int], vocabulary: Vocabulary
   ) -> Int[np.ndarray, "..."]:
-    """Inputs whose targets continue `tokens`, after the first sentinel."""
+    """Inputs whose targets continue `tokens`: `lead`, then the text."""
+
+  def lead(self, vocabulary: Vocabulary) -> tuple[int, ...]:
+    """The tokens that a model writes before it continues a text."""
+
+  def written_text(
+    self, targets: Sequence[int] | np.ndarray, vocabulary: Vocabulary
+  ) -> list[int]:
+    """The tokens of the text in what a model has written to continue one."""
+
+
+@runtime_checkable
+class InfillingObjective(GenerativeObjective, Protocol):
+  """An objective that also teaches a model to fill blanks."""
 
   def infill_pair(
     self,

@@ -34,11 +34,13 @@ class Framing:
     prefix: tokens before each piece, such as [CLS].
     suffix: tokens after each piece, such as [SEP].
     shared_rows: whether a row may hold several pieces.
+    end: tokens after each document, which are part of its last piece.
   """
 
   prefix: tuple[int, ...] = ()
   suffix: tuple[int, ...] = ()
   shared_rows: bool = True
+  end: tuple[int, ...] = ()
 
 
 def pack(
@@ -75,6 +77,8 @@ def pack(
     if number and number % block_documents == 0:
       yield from open_rows.flush()
     tokens = np.asarray(document, np.int32)
+    if len(tokens):
+      tokens = np.append(tokens, np.array(framing.end, np.int32))
     for begin in range(0, len(tokens), length - frame):
       text = tokens[begin : begin + length - frame]
       piece = np.concatenate((framing.prefix, text, framing.suffix))

@@ -17,6 +17,7 @@ from raptr_jax.tasks.objectives.denoising import (
   UL2_DENOISERS,
   Denoiser,
   corrupt,
+  hidden_spans,
 )
 from raptr_jax.tasks.objectives.layouts import (
   DecoderLayout,
@@ -49,12 +50,15 @@ class UL2:
     weights: relative frequency of each denoiser.
     denoisers: what to draw from.
     mode_tokens: whether inputs begin with the denoiser's mode token.
+    concatenate: whether the pieces of documents in a row are joined before they
+      are corrupted. Long spans then have room in rows of short documents.
   """
 
   layout: str = "decoder"
   weights: tuple[float, ...] = (0.2, 0.2, 0.1, 0.1, 0.1, 0.1, 0.2)
   denoisers: tuple[Denoiser, ...] = UL2_DENOISERS
   mode_tokens: bool = True
+  concatenate: bool = False
 
   def __post_init__(self):
     if self.layout not in LAYOUTS:
@@ -104,6 +108,21 @@ class UL2:
     mode = self.mode_ids(next(prefix, self.denoisers[-1]), vocabulary)
     return np.array([*mode, *tokens, vocabulary.sentinel_ids[0]], np.int32)
 
+  def lead(self, vocabulary: Vocabulary) -> tuple[int, ...]:
+    """The sentinel with which the targets of a continuation begin."""
+    return (vocabulary.sentinel_ids[0],)
+
+  def written_text(
+    self, targets: Sequence[int] | np.ndarray, vocabulary: Vocabulary
+  ) -> list[int]:
+    """What a model has written for the first sentinel."""
+    spans = hidden_spans(
+      targets,
+      sentinel_ids=vocabulary.sentinel_ids,
+      eos_id=vocabulary.eos_id,
+    )
+    return spans.get(vocabulary.sentinel_ids[0], [])
+
   def infill_pair(
     self,
     tokens: Sequence[int],
@@ -121,7 +140,7 @@ class UL2:
       Inputs, without a mode, and targets.
     """
     hidden, spans = self.denoisers[0].sizes(
-      np.array([len(tokens)]), rng.random(2)
+      np.array([len(tokens)]), rng.random(3)
     )
     inputs, targets = corrupt(
       np.array(tokens, np.int32),
@@ -148,13 +167,17 @@ class UL2:
     Raises:
       ValueError: the features are not the layout's, or too short.
     """
-    return max(most for _, most in self._capacities(feature_lengths, DOWN))
+    return max(
+      most
+      for share in (DOWN, UP)
+      for _, most in self._capacities(feature_lengths, (DOWN, DOWN, share))
+    )
 
   def extra_pieces(self, feature_lengths: Mapping[str, int]) -> tuple[str, ...]:
     """Mode tokens, if used, then sentinels in descending order."""
     spans = max(
       int(table.spans[most])
-      for table, most in self._capacities(feature_lengths, UP)
+      for table, most in self._capacities(feature_lengths, (UP, UP, UP))
     )
     modes = dict.fromkeys(denoiser.mode for denoiser in self.denoisers)
     return (
@@ -196,10 +219,11 @@ class UL2:
       sentinel_ids=np.array(vocabulary.sentinel_ids, np.int32),
       pad_id=vocabulary.pad_id,
       eos_id=vocabulary.eos_id,
+      concatenate=self.concatenate,
     )
 
   def _capacities(
-    self, feature_lengths: Mapping[str, int], rounding: float
+    self, feature_lengths: Mapping[str, int], rounding: Sequence[float]
   ) -> list[tuple[Costs, int]]:
     """Costs and most tokens of each denoiser with a positive weight."""
     self._check(feature_lengths)
@@ -208,7 +232,7 @@ class UL2:
     tables = [
       costs(
         denoiser,
-        np.full(2, rounding),
+        np.array(rounding),
         layout=layout,
         num_tokens=sum(room),
         num_sentinels=sum(room),  # No limit.

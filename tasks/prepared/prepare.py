@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,13 +65,9 @@ def prepare(
       text changes meanwhile, or the folder was prepared with other settings.
     BlockingIOError: another process is preparing the folder.
   """
-  for part in _parts(task):
+  for part in task.parts:
     _prepare_part(part, feature_lengths, data_dir)
   return task.fitted(data_dir)
-
-
-def _parts(task: TextTask | Mixture) -> Sequence[TextTask]:
-  return task.tasks if isinstance(task, Mixture) else (task,)
 
 
 def _prepare_part(
@@ -130,7 +126,7 @@ def is_quick(task: TextTask | Mixture) -> bool:
   Raises:
     FileNotFoundError: the text does not exist.
   """
-  sizes = [part.source.num_bytes() for part in _parts(task)]
+  sizes = [part.source.num_bytes() for part in task.parts]
   known = [size for size in sizes if size is not None]
   return len(known) == len(sizes) and sum(known) <= QUICK_BYTES
 
