@@ -76,6 +76,7 @@ setup(
   extras_require={
     "data": [
       "importlib-resources",  # Imported, but not required, by TFDS.
+      "pyarrow",
       "seqio",
       "tensorflow",
       "tensorflow-datasets",

@@ -95,6 +95,10 @@ def configure(argv: Sequence[str], description: str = "") -> argparse.Namespace:
       f"--profile_steps traces steps of training: leave out"
       f" --run_mode={flags.run_mode}."
     )
+  if flags.workers is not None and flags.run_mode != "prepare":
+    raise ConfigurationError(
+      f"--workers={flags.workers} prepares data: add --run_mode=prepare."
+    )
   if flags.target is not None:
     _aim(flags)
   configuration.parse(
@@ -167,6 +171,13 @@ def _parser(description: str) -> argparse.ArgumentParser:
     help="with --run_mode=plan: compiles the run's programs for devices that"
     " need not be here: h200:1, h100:8, a100:8, v4:2x2x1, v5e:4x4, v5p:2x2x2,"
     " v6e:4x4 or cpu",
+  )
+  parser.add_argument(
+    "--workers",
+    type=int,
+    metavar="N",
+    help="with --run_mode=prepare: processes that tokenise (default: 1). The"
+    " files are the same for any number",
   )
   parser.add_argument(
     "--multihost",
@@ -242,7 +253,7 @@ def _prepare(flags: argparse.Namespace) -> None:
   from raptr_jax.tasks.prepared.prepare import prepare
 
   with _mendable():
-    gin.get_configurable(prepare)()
+    gin.get_configurable(prepare)(workers=flags.workers or 1)
 
 
 def _plan(flags: argparse.Namespace) -> None:

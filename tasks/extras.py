@@ -9,7 +9,8 @@ def require(name: str) -> ModuleType:
   """Imports an optional package, or says how to install it.
 
   Args:
-    name: `seqio`, `tensorflow`, `tensorflow_datasets` or `tokenizers`.
+    name: `seqio`, `tensorflow`, `tensorflow_datasets`, `tokenizers`, `pyarrow`
+      or a module of it.
 
   Raises:
     ModuleNotFoundError: it is not installed; the message names the extra.

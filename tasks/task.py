@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from raptr_jax.tasks.text.sources import Source
 from raptr_jax.tasks.text.vocabulary import AtMost, Vocabulary
 
 ROWS_VERSION = 1  # Raise it when the same text no longer gives the same rows.
+BATCH_CHARACTERS = 500_000  # To encode at once.
 # What a vocabulary must give back if white space is to be kept.
 WHITESPACE_SAMPLE = "a\n\n  b\tc "
 
@@ -191,8 +193,11 @@ class TextTask:
     feature_lengths: Mapping[str, int],
   ) -> Iterator[Row]:
     """Encodes, cuts and packs documents; needs no TensorFlow."""
+    encoded = itertools.chain.from_iterable(
+      map(vocabulary.encode_batch, _batches(documents))
+    )
     return self._pack(
-      map(vocabulary.encode, documents),
+      encoded,
       vocabulary,
       self.objective.row_length(feature_lengths),
     )
@@ -230,12 +235,19 @@ class TextTask:
     )
 
   def _document_dataset(self, split: str, shuffle_files: bool) -> Any:
-    """A tf.data.Dataset of {"inputs": text}, always in the source's order."""
+    """A tf.data.Dataset of texts and their parts, in the source's order."""
     del shuffle_files  # raptr_jax/data/order.py decides the training order.
     tf = extras.require("tensorflow")
     return tf.data.Dataset.from_generator(
-      lambda: ({"inputs": text} for text in self.source.documents(split)),
-      output_signature={"inputs": tf.TensorSpec((), tf.string)},
+      lambda: (
+        {"inputs": text, "part": part}
+        for part in range(self.source.num_parts())
+        for text in self.source.documents(split, part)
+      ),
+      output_signature={
+        "inputs": tf.TensorSpec((), tf.string),
+        "part": tf.TensorSpec((), tf.int64),
+      },
     )
 
   def _row_dataset(
@@ -244,12 +256,21 @@ class TextTask:
     sequence_length: Mapping[str, int],
     vocabulary: Vocabulary,
   ) -> Any:
-    """Packs a tf.data.Dataset of tokenised documents into rows."""
+    """Packs tokenised documents into rows, each part by itself."""
     tf = extras.require("tensorflow")
 
     def rows():
-      documents = (d["inputs"] for d in dataset.as_numpy_iterator())
-      packed = self._pack(documents, vocabulary, sequence_length["inputs"])
+      packed = (
+        row
+        for _, part in itertools.groupby(
+          dataset.as_numpy_iterator(), key=lambda document: document["part"]
+        )
+        for row in self._pack(
+          (document["inputs"] for document in part),
+          vocabulary,
+          sequence_length["inputs"],
+        )
+      )
       for index, row in enumerate(packed):
         yield {
           "inputs": row.tokens,
@@ -269,6 +290,20 @@ class TextTask:
   def _pack(self, documents, vocabulary, length) -> Iterator[Row]:
     framing = self.objective.framing(vocabulary)
     return pack(documents, framing=framing, length=length)
+
+
+def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
+  """Documents in lists of about `BATCH_CHARACTERS`."""
+  batch: list[str] = []
+  size = 0
+  for document in documents:
+    batch.append(document)
+    size += len(document)
+    if size >= BATCH_CHARACTERS:
+      yield batch
+      batch, size = [], 0
+  if batch:
+    yield batch
 
 
 def _check_whitespace(vocabulary: Vocabulary) -> None:

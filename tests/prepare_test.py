@@ -1,4 +1,3 @@
-import json
 import re
 import shutil
 
@@ -10,19 +9,17 @@ from raptr_jax.tasks import files
 from raptr_jax.tasks.prepared import prepare as preparation
 from raptr_jax.tasks.prepared import records
 from raptr_jax.tasks.prepared.prepare import prepare
-from raptr_jax.tasks.prepared.state import UNFINISHED
-from raptr_jax.tasks.text import sources
-from raptr_jax.tasks.text.vocabularies import SentencePieceVocabulary
+from raptr_jax.tasks.task import TextTask
+from raptr_jax.tasks.text import sources, text_files
 from raptr_jax.tasks.text.vocabulary import AtMost
 from tests.small_task import LENGTHS, VOCABULARY_SIZE, make_task, write_corpus
 
-SHARD_DOCUMENTS = 40
+RANGE_BYTES = 30_000  # Three parts.
 
 
 @pytest.fixture(autouse=True)
-def small_shards(monkeypatch):
-  """Three shards of four blocks of documents, so that there are joints."""
-  monkeypatch.setattr(preparation, "SHARD_DOCUMENTS", SHARD_DOCUMENTS)
+def small_parts(monkeypatch):
+  monkeypatch.setattr(text_files, "RANGE_BYTES", RANGE_BYTES)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +32,7 @@ def finished(corpus, tmp_path_factory):
   """A folder that was prepared without interruption."""
   data_dir = tmp_path_factory.mktemp("finished")
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(preparation, "SHARD_DOCUMENTS", SHARD_DOCUMENTS)
+    patch.setattr(text_files, "RANGE_BYTES", RANGE_BYTES)
     _prepare(make_task(corpus), data_dir)
   return data_dir / "small_bert"
 
@@ -72,31 +69,35 @@ def test_folder_holds_what_the_task_says(finished, corpus):
     "train-00002.array_record",
     "unigram_counts.npy",
     "validation-00000.array_record",
+    "validation-00001.array_record",
+    "validation-00002.array_record",
     "vocabulary.model",
   ]
   task = make_task(corpus)
   vocabulary = task.prepared_vocabulary(finished)
   assert vocabulary.size == VOCABULARY_SIZE
   for split in task.source.splits:
-    # Shard by shard, since rows do not cross shards.
-    expected = []
-    for start in range(0, task.source.num_documents(split), SHARD_DOCUMENTS):
-      documents = list(task.source.documents(split, start))[:SHARD_DOCUMENTS]
-      expected += [
-        (list(row.tokens), list(row.segment_lengths))
-        for row in task.rows(iter(documents), vocabulary, LENGTHS)
-      ]
+    # Part by part, since rows do not cross parts.
+    expected = [
+      (list(row.tokens), list(row.segment_lengths))
+      for part in range(task.source.num_parts())
+      for row in task.rows(
+        task.source.documents(split, part), vocabulary, LENGTHS
+      )
+    ]
     assert _rows(finished, split) == expected
 
 
-def test_metadata_and_counts_agree_with_the_rows(finished):
+def test_metadata_and_counts_agree_with_the_rows(finished, corpus):
   metadata = records.load_metadata(finished)
   for split, sizes in metadata.splits.items():
     rows = _rows(finished, split)
     assert sizes.rows == len(rows)
     assert sizes.tokens == sum(len(tokens) for tokens, _ in rows)
-  assert metadata.splits["train"].documents == 100
-  assert metadata.splits["validation"].documents == 20
+    documents = list(make_task(corpus).source.documents(split))
+    assert sizes.documents == len(documents)
+    assert sizes.characters == sum(map(len, documents))
+    assert sizes.shards == 3
   tokens = np.concatenate([tokens for tokens, _ in _rows(finished, "train")])
   expected = np.bincount(tokens, minlength=VOCABULARY_SIZE)
   assert expected[metadata.special_ids].sum() > 0
@@ -105,31 +106,44 @@ def test_metadata_and_counts_agree_with_the_rows(finished):
   np.testing.assert_array_equal(counts, expected)
 
 
-@pytest.mark.parametrize("documents_until_stop", [0, 15, 45, 80, 99, 110])
+@pytest.mark.parametrize("rows_until_stop", [0, 1, 3, 4, 5])
 def test_interruption_leaves_no_trace(
-  finished, corpus, tmp_path, monkeypatch, documents_until_stop
+  finished, corpus, tmp_path, monkeypatch, rows_until_stop
 ):
-  left = iter(range(documents_until_stop))
-  encode = SentencePieceVocabulary.encode
+  left = iter(range(rows_until_stop))
+  rows = TextTask.rows
 
-  def interrupted(self, text):
+  def interrupted(self, *arguments):
     if next(left, None) is None:
       raise KeyboardInterrupt
-    return encode(self, text)
+    return rows(self, *arguments)
 
   folder = tmp_path / "small_bert"
   with monkeypatch.context() as patch:
-    patch.setattr(SentencePieceVocabulary, "encode", interrupted)
+    patch.setattr(TextTask, "rows", interrupted)
     with pytest.raises(KeyboardInterrupt):
       _prepare(make_task(corpus), tmp_path)
   done = {path: path.stat().st_mtime_ns for path in folder.glob("*record")}
-  # 100 documents make 3 shards of the train split.
-  assert len(done) == min(documents_until_stop // SHARD_DOCUMENTS, 2) + (
-    documents_until_stop > 100
-  )
+  assert len(done) == rows_until_stop
+  whole = rows_until_stop // 2 * 2  # A part has a shard of each split.
   _prepare(make_task(corpus), tmp_path)
   assert _files(folder) == _files(finished)
-  assert all(path.stat().st_mtime_ns == time for path, time in done.items())
+  kept = [path.stat().st_mtime_ns == time for path, time in done.items()]
+  assert sum(kept) == whole
+
+
+def test_any_number_of_processes_writes_the_same_files(
+  finished, corpus, tmp_path, capsys
+):
+  task = make_task(corpus)
+  assert task.source.num_parts() == 3
+  prepare(task=task, feature_lengths=LENGTHS, data_dir=str(tmp_path), workers=2)
+  assert _files(tmp_path / "small_bert") == _files(finished)
+  assert "part 3/3" in capsys.readouterr().out
+  with pytest.raises(ValueError, match=r"workers=0 .* --workers"):
+    prepare(
+      task=task, feature_lengths=LENGTHS, data_dir=str(tmp_path), workers=0
+    )
 
 
 def test_finished_task_is_not_touched(copy, corpus, capsys):
@@ -144,6 +158,13 @@ def test_lost_shard_is_written_again(copy, finished, corpus):
   (copy / "small_bert" / "train-00002.array_record").unlink()
   _prepare(make_task(corpus), copy)
   assert _files(copy / "small_bert") == _files(finished)
+
+
+def test_a_lost_shard_of_another_text_is_refused(copy, corpus, monkeypatch):
+  (copy / "small_bert" / "train-00002.array_record").unlink()
+  monkeypatch.setattr(TextTask, "rows", lambda *arguments: iter(()))
+  with pytest.raises(ValueError, match=r"train split .* rows, but had"):
+    _prepare(make_task(corpus), copy)
 
 
 def test_given_vocabulary_is_copied(finished, corpus, tmp_path):
@@ -193,22 +214,28 @@ def test_other_vocabulary_is_refused(copy, corpus, tmp_path):
     _prepare(make_task(corpus), copy)
 
 
-def _unfinish(folder):
-  """Makes a finished folder one whose last shards are missing."""
-  metadata = json.loads((folder / records.METADATA).read_text())
-  (folder / records.METADATA).unlink()
-  (folder / "validation-00000.array_record").unlink()
-  files.write_json(folder / UNFINISHED, metadata)
+@pytest.fixture
+def unfinished(corpus, tmp_path, monkeypatch):
+  """A data folder whose task lacks its first shards, and its metadata."""
+
+  def interrupted(*arguments):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(preparation, "_write_metadata", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+      _prepare(make_task(corpus), tmp_path)
+  (tmp_path / "small_bert" / "validation-00000.array_record").unlink()
+  return tmp_path
 
 
 def test_unfinished_work_with_the_same_settings_is_taken_up(
-  copy, finished, corpus, capsys
+  unfinished, finished, corpus, capsys
 ):
-  folder = copy / "small_bert"
-  _unfinish(folder)
+  folder = unfinished / "small_bert"
   kept = folder / "train-00001.array_record"
   time = kept.stat().st_mtime_ns
-  _prepare(make_task(corpus), copy)
+  _prepare(make_task(corpus), unfinished)
   assert _files(folder) == _files(finished)
   assert kept.stat().st_mtime_ns == time
   assert "starting over" not in capsys.readouterr().out
@@ -223,13 +250,12 @@ def test_unfinished_work_with_the_same_settings_is_taken_up(
   ],
 )
 def test_unfinished_work_with_other_settings_is_thrown_away(
-  copy, corpus, tmp_path_factory, capsys, changes, lengths, reported
+  unfinished, corpus, tmp_path_factory, capsys, changes, lengths, reported
 ):
-  folder = copy / "small_bert"
-  _unfinish(folder)
+  folder = unfinished / "small_bert"
   (folder / "mine.txt").write_text("not of the program's making")
   task = make_task(corpus, **changes)
-  _prepare(task, copy, lengths)
+  _prepare(task, unfinished, lengths)
   (line,) = (
     line
     for line in capsys.readouterr().out.splitlines()
@@ -243,12 +269,11 @@ def test_unfinished_work_with_other_settings_is_thrown_away(
 
 
 def test_unfinished_work_with_another_vocabulary_is_thrown_away(
-  copy, finished, corpus, capsys
+  unfinished, finished, corpus, capsys
 ):
-  folder = copy / "small_bert"
-  _unfinish(folder)
+  folder = unfinished / "small_bert"
   (folder / "vocabulary.model").write_bytes(b"other")
-  _prepare(make_task(corpus), copy)
+  _prepare(make_task(corpus), unfinished)
   assert "another vocabulary.model: starting" in capsys.readouterr().out
   assert _files(folder) == _files(finished)
 

@@ -90,7 +90,6 @@ def test_a_document_is_what_its_unit_says(folder, unit, documents):
   # In order of names, and every second one is held out.
   assert list(source.documents("train")) == documents[::2]
   assert list(source.documents("validation")) == documents[1::2]
-  assert source.num_documents("train") == len(documents[::2])
   assert source.remarks() == (f"{folder}: 3 files read",)
 
 
@@ -154,12 +153,45 @@ def test_hidden_files_do_not_change_the_fingerprint(folder, tmp_path):
   assert TextFolder("nowhere").fingerprint() is None
 
 
-@pytest.mark.parametrize("split", ["train", "validation"])
-def test_start_passes_over_documents(folder, split):
-  for source in (TextFolder(folder, 3, "line"), KingJamesBible()):
-    whole = list(source.documents(split))
-    for start in (0, 1, len(whole) - 1, len(whole)):
-      assert list(source.documents(split, start)) == whole[start:]
+@pytest.mark.parametrize("unit", text_files.UNITS)
+@pytest.mark.parametrize("held_out", ["document", "file"])
+def test_parts_have_every_document_once(folder, monkeypatch, unit, held_out):
+  whole = TextFolder(folder, 2, unit, held_out=held_out)
+  assert whole.num_parts() == 1
+  texts = both(whole)
+  monkeypatch.setattr(text_files, "RANGE_BYTES", 6)
+  source = TextFolder(folder, 2, unit, held_out=held_out)
+  assert source.num_parts() > 2
+  by_part = [
+    text
+    for split in source.splits
+    for part in range(source.num_parts())
+    for text in source.documents(split, part)
+  ]
+  assert both(source) == by_part
+  assert sorted(by_part) == sorted(texts)
+  if held_out == "file":
+    assert by_part == texts  # Whatever the parts, the same file is held out.
+
+
+@pytest.mark.parametrize("unit", ["line", "paragraph"])
+def test_documents_begin_where_they_begin_from_wherever_one_looks(
+  tmp_path, unit
+):
+  text = "one\r\ntwo\n  \n\nthrée \n four\n\nfive  "
+  path = tmp_path / "a.txt"
+  path.write_bytes(text.encode())
+  starts = {
+    "line": ["one", "two", "  \n", "\nthr", "thr", " four", "\nfive", "five"],
+    "paragraph": ["one", "\nthr", "thr", "five"],
+  }[unit]
+  data = text.encode()
+  places = [data.find(start.encode()) for start in starts]
+  # A paragraph begins after a blank line.
+  expected = sorted({0, *places, len(data)})
+  for offset in range(len(data) + 1):
+    found = text_files.document_start(path, offset, unit)
+    assert found == min(p for p in expected if p >= offset), offset
 
 
 @pytest.mark.parametrize("unit", text_files.UNITS)
@@ -273,11 +305,31 @@ def test_a_folder_without_text_is_named(tmp_path, contents, glob, message):
     ({"unit": "page"}, r"TEXT_DOCUMENTS='page' must be one of .*'paragraph'"),
     ({"whitespace": "x"}, r"TEXT_WHITESPACE='x' must be one of"),
     ({"validation_every": 1}, r"validation_every=1"),
+    ({"held_out": "line"}, r"TEXT_HELD_OUT='line' must be one of"),
   ],
 )
 def test_unknown_values_are_refused(folder, changes, message):
   with pytest.raises(ValueError, match=message):
     TextFolder(folder, **changes)
+
+
+def test_a_file_can_be_held_out(folder):
+  source = TextFolder(folder, 3, "line", held_out="file")
+  assert list(source.documents("validation")) == ["if x:", "pass"]
+  few = TextFolder(folder, 20, "line", held_out="file")
+  (_, line) = few.remarks()
+  assert line == "validation: file 3 of only 3, 19.6% of the text"
+  assert list(few.documents("validation")) == ["if x:", "pass"]
+  with pytest.raises(ValueError, match=r"at least two files.*TEXT_HELD_OUT"):
+    TextFolder(f"{folder}/a.txt", 2, held_out="file").documents("train")
+
+
+def test_large_files_are_checked_as_they_are_read(tmp_path, monkeypatch):
+  monkeypatch.setattr(text_files, "CHECKED_BYTES", 4)
+  monkeypatch.setattr(text_files, "READ_BYTES", 4)
+  path = write(tmp_path / "t", {"a": b"good\nbad: \xff\n", "b": b"x"})
+  with pytest.raises(ValueError, match=r"t/a is not text in UTF-8.*TEXT_GLOB"):
+    both(TextFolder(path, 2, "line"))
 
 
 @pytest.mark.parametrize("glob", ["", "/x", "**x"])

@@ -11,9 +11,9 @@ from raptr_jax.data.streaming import StreamingDataset
 from raptr_jax.tasks.mixture import Mixture
 from raptr_jax.tasks.objectives.packing import BLOCK_DOCUMENTS
 from raptr_jax.tasks.objectives.ul2 import UL2
-from raptr_jax.tasks.prepared import prepare as preparation
 from raptr_jax.tasks.prepared.prepare import prepare
 from raptr_jax.tasks.task import NotPreparedError
+from raptr_jax.tasks.text import text_files, tfds_source
 from raptr_jax.tasks.text.sources import TextFolder
 from raptr_jax.tasks.text.tfds_source import TfdsCorpus, merge_order
 from raptr_jax.tasks.text.vocabularies import open_vocabulary
@@ -50,7 +50,7 @@ def task(corpus):
 def data_dir(task, tmp_path_factory):
   path = tmp_path_factory.mktemp("prepared")
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(preparation, "SHARD_DOCUMENTS", BLOCK_DOCUMENTS)
+    patch.setattr(text_files, "RANGE_BYTES", 50_000)
     prepare(task=task, feature_lengths=LENGTHS, data_dir=str(path))
   assert len(list(path.glob("*/train-*"))) == 2
   return path
@@ -317,20 +317,22 @@ def test_tfds_documents_by_split(tfds_dir):
   ]
   train = list(source.documents("train"))
   assert train == [f"small document {i}" for i in range(6, 200)]
-  assert source.num_documents("train") == 194
-  assert list(source.documents("train", 100)) == train[100:]
-  assert list(source.documents("train", 194)) == []
 
 
-def test_tfds_sets_are_merged_in_proportion(tfds_dir):
+def test_tfds_sets_are_merged_in_proportion(tfds_dir, monkeypatch):
   source = TfdsCorpus({"small": "text", "books": "book"}, tfds_dir)
   train = list(source.documents("train"))
-  assert len(train) == source.num_documents("train") == 198 + 49
+  assert len(train) == 198 + 49
   for name, first in (("small", 2), ("books", 1)):
     part = [text for text in train if text.startswith(name)]
     assert part == [f"{name} document {first + i}" for i in range(len(part))]
-  for start in (1, 13, 246):
-    assert list(source.documents("train", start)) == train[start:]
+  with monkeypatch.context() as patch:
+    patch.setattr(tfds_source, "PART_DOCUMENTS", 100)
+    assert source.num_parts() == 3
+    for part in range(3):
+      expected = train[100 * part : 100 * (part + 1)]
+      assert list(source.documents("train", part)) == expected
+    assert list(source.documents("validation", 1)) == []
   books = [text.startswith("books") for text in train]
   assert max(np.diff(np.flatnonzero(books))) <= 6
 

