@@ -1,7 +1,12 @@
 import functools
 import itertools
 import re
+import tempfile
+from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
 import pytest
 
 from raptr_jax.tasks.text.sentencepiece_training import train_sentencepiece
@@ -208,3 +213,38 @@ def test_a_token_that_stands_twice_is_named(tmp_path):
   path.write_text("\n".join(tokens), encoding="utf-8")
   with pytest.raises(ValueError, match="'the' twice"):
     _ = open_vocabulary(str(path)).size
+
+
+@hypothesis.settings(deadline=None, derandomize=True, max_examples=300)
+@hypothesis.given(
+  texts=st.lists(
+    st.text(
+      alphabet=st.one_of(
+        st.sampled_from("the cats.\n\t \u00a0\u200b\u0301\x1c[MASK]數"),
+        st.characters(exclude_categories=["Cs"]),
+      ),
+      max_size=40,
+    ),
+    max_size=4,
+  ),
+  lower_case=st.booleans(),
+)
+def test_words_that_are_remembered_change_nothing(texts, lower_case):
+  pytest.importorskip("tokenizers")
+  with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder) / "vocab.txt"
+    path.write_text("\n".join(TOKENS), encoding="utf-8")
+    vocabulary = open_vocabulary(path, lower_case)
+    encode = vocabulary._tokenizer.encode
+    expected = [encode(text, add_special_tokens=False).ids for text in texts]
+    assert [vocabulary.encode(text) for text in texts] == expected
+    batch = vocabulary.encode_batch(texts)
+    assert [ids.tolist() for ids in batch] == expected
+
+
+def test_a_batch_is_encoded_as_text_by_text(model):
+  vocabulary = open_vocabulary(model)
+  texts = [*_documents(), "", "ὈΔΥΣΣΕΎΣ \x00 <extra_id_3>"]
+  batch = vocabulary.encode_batch(texts)
+  assert all(ids.dtype == np.int32 for ids in batch)
+  assert [ids.tolist() for ids in batch] == [*map(vocabulary.encode, texts)]

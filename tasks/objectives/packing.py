@@ -94,30 +94,33 @@ class _OpenRows:
     self._least = least  # Tokens in the smallest possible piece.
     self._shared = shared
     self._rows: list[list[np.ndarray]] = []
-    self._room: list[int] = []
+    self._room = np.zeros(0, np.int64)  # Of each row; longer than there are.
 
   def add(self, piece: np.ndarray) -> Iterator[Row]:
     """Puts a piece into the first row with room; yields rows that are full."""
-    size = len(piece)
+    size, count = len(piece), len(self._rows)
     if not self._shared or size > self._length - self._least:
       yield _row([piece])  # It fills a row alone.
       return
-    number = next(
-      (i for i, room in enumerate(self._room) if room >= size), len(self._room)
-    )
-    if number == len(self._room):
+    fits = self._room[:count] >= size
+    number = int(fits.argmax()) if count else 0
+    if not count or not fits[number]:
+      number = count
+      if count == len(self._room):
+        self._room = np.append(self._room, np.zeros(count + 1, np.int64))
       self._rows.append([])
-      self._room.append(self._length)
+      self._room[number] = self._length
     self._rows[number].append(piece)
     self._room[number] -= size
     if self._room[number] < self._least:
-      del self._room[number]
+      left = len(self._rows) - 1
+      self._room[number:left] = self._room[number + 1 : left + 1].copy()
       yield _row(self._rows.pop(number))
 
   def flush(self) -> Iterator[Row]:
     """Yields all open rows, and forgets them."""
     yield from map(_row, self._rows)
-    self._rows, self._room = [], []
+    self._rows = []
 
 
 def _row(pieces: list[np.ndarray]) -> Row:
