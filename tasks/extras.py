@@ -9,8 +9,8 @@ def require(name: str) -> ModuleType:
   """Imports an optional package, or says how to install it.
 
   Args:
-    name: `seqio`, `tensorflow`, `tensorflow_datasets`, `tokenizers`, `pyarrow`
-      or a module of it.
+    name: `seqio`, `tensorflow`, `tensorflow_datasets`, `tokenizers`, `pyarrow`,
+      `apache_beam`, or a module of one of them.
 
   Raises:
     ModuleNotFoundError: it is not installed; the message names the extra.
@@ -22,9 +22,11 @@ def require(name: str) -> ModuleType:
     if name in ("seqio", "tensorflow", "tensorflow_datasets"):
       _leave_gpu_alone()
   except ModuleNotFoundError as error:
+    how = "pip install 'raptr_jax[data]'"
+    if name.startswith("apache_beam"):
+      how = "it has an environment of its own, see tasks/prepared/beam.py"
     raise ModuleNotFoundError(
-      f"{name} is needed here, but {error.name} is not installed: "
-      "pip install 'raptr_jax[data]'",
+      f"{name} is needed here, but {error.name} is not installed: {how}",
       name=error.name,
     ) from error
   return module

@@ -10,6 +10,21 @@ from typing import Any
 import filelock
 
 
+def check_local(macro: str, folder: str) -> None:
+  """Raises ValueError for an address such as gs://bucket/folder.
+
+  As a path it would be a folder of that name on this machine, and be lost with
+  the machine.
+  """
+  scheme, is_address, _ = folder.partition("://")
+  if is_address:
+    raise ValueError(
+      f"{macro}={folder!r} is an address ({scheme}), expected a folder: mount "
+      f"the bucket, such as with gcsfuse or mountpoint-s3, and set "
+      f"--gin.{macro} to where it is"
+    )
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
   """Writes indented JSON, whole or not at all."""
   with replacing(path) as partial:

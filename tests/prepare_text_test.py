@@ -239,7 +239,7 @@ def test_a_changed_text_is_fitted_anew_after_an_interruption(
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
-    patch.setattr(preparation, "_write_split", interrupted)
+    patch.setattr(preparation.parts, "write_parts", interrupted)
     main.configure(argv, "")
     with pytest.raises(KeyboardInterrupt):
       gin.get_configurable(prepare)()

@@ -338,6 +338,11 @@ def test_what_is_no_glob_is_refused(folder, glob):
     TextFolder(folder, glob=glob).documents("train")
 
 
+def test_an_address_is_no_folder():
+  with pytest.raises(ValueError, match=r"TEXT_DIR='gs://b/t' is an address"):
+    TextFolder("gs://b/t")
+
+
 def test_unknown_split_is_refused(folder):
   with pytest.raises(ValueError, match=r"'test' is not one of"):
     TextFolder(folder).documents("test")

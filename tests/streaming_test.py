@@ -52,7 +52,7 @@ def data_dir(task, tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(text_files, "RANGE_BYTES", 50_000)
     prepare(task=task, feature_lengths=LENGTHS, data_dir=str(path))
-  assert len(list(path.glob("*/train-*"))) == 2
+  assert len(list(path.glob("*/train-*"))) > 1
   return path
 
 
@@ -73,7 +73,13 @@ def _dataset(kind, task, data_dir, **changes):
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_seqio_task_gives_the_rows_of_the_task(task, data_dir, split):
   vocabulary = task.prepared_vocabulary(data_dir / task.name)
-  rows = list(task.rows(task.source.documents(split), vocabulary, LENGTHS))
+  rows = [  # Part by part, like those of prepared shards.
+    row
+    for part in range(task.source.num_parts())
+    for row in task.rows(
+      task.source.documents(split, part), vocabulary, LENGTHS
+    )
+  ]
   registered = task.seqio_task(vocabulary)
   assert seqio.get_mixture_or_task(task.name) is registered
   examples = list(

@@ -9,6 +9,7 @@ import numpy as np
 
 from raptr_jax.data.interleaving import Interleaving
 from raptr_jax.data.order import Order
+from raptr_jax.tasks.files import check_local
 from raptr_jax.tasks.mixture import Mixture
 from raptr_jax.tasks.task import TextTask
 from raptr_jax.tasks.text import sources
@@ -69,6 +70,7 @@ class TextDataset:
   shuffle: bool = True
 
   def __post_init__(self):
+    check_local("DATA_DIR", self.data_dir)
     for part in self.task.parts:
       sources.check_split(self.split, part.source)
     self._warned = False

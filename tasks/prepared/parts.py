@@ -1,4 +1,4 @@
-"""Writes the parts of a task's text, in one process or several.
+"""Writes the parts of a task's text, in one process, several, or a cluster.
 
 A part of the source becomes a shard of each split, and its tally: how much was
 in it. Parts do not depend on each other, so any number of processes writes the
@@ -10,8 +10,9 @@ import dataclasses
 import functools
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -43,6 +44,10 @@ class Tally:
     return Tally(self.sizes + other.sizes, self.counts + other.counts)
 
 
+# Calls a function with each of some parts, and yields those that are done.
+Run: TypeAlias = Callable[[Callable[[int], int], Sequence[int]], Iterator[int]]
+
+
 def tally_path(folder: Path, part: int) -> Path:
   """Where the tally of a part is, until the task is complete."""
   return folder / f"part-{part:05}.npz"
@@ -59,7 +64,7 @@ def write_parts(
   feature_lengths: Mapping[str, int],
   folder: Path,
   parts: Iterable[int],
-  workers: int,
+  run: Run,
 ) -> None:
   """Writes shards and tallies of these parts, and shows progress.
 
@@ -68,7 +73,7 @@ def write_parts(
     feature_lengths: lengths of the features of a batch.
     folder: the task's folder.
     parts: numbers of parts, ascending.
-    workers: processes; 1 writes in this one.
+    run: such as `in_processes`.
   """
   missing, total = list(parts), task.source.num_parts()
   done = total - len(missing)
@@ -77,7 +82,8 @@ def write_parts(
   with Progress(
     total, done=done, unit="part", log_seconds=LOG_SECONDS
   ) as progress:
-    for number, tally in enumerate(_written(write, missing, workers), 1):
+    for number, part in enumerate(run(write, missing), 1):
+      tally = load_tally(folder, part)
       tokens += int(tally.sizes[:, SIZES.index("tokens")].sum())
       seconds = time.monotonic() - began
       progress.update(
@@ -87,10 +93,20 @@ def write_parts(
       )
 
 
-def _written(
-  write: Callable[[int], Tally], parts: list[int], workers: int
-) -> Iterator[Tally]:
-  """Tallies of parts, each as soon as it is written."""
+def in_processes(workers: int) -> Run:
+  """Writes with so many processes; 1 is this one.
+
+  Raises:
+    ValueError: there are none.
+  """
+  if workers < 1:
+    raise ValueError(f"workers={workers} must be at least 1: set --workers")
+  return functools.partial(_in_processes, workers)
+
+
+def _in_processes(
+  workers: int, write: Callable[[int], int], parts: Sequence[int]
+) -> Iterator[int]:
   if workers == 1 or len(parts) < 2:
     yield from map(write, parts)
     return
@@ -109,8 +125,8 @@ def _written(
 
 def _write_part(
   task: TextTask, feature_lengths: Mapping[str, int], folder: Path, part: int
-) -> Tally:
-  """Writes one part: its shards, and then its tally."""
+) -> int:
+  """Writes one part: its shards, and then its tally; returns its number."""
   path = folder / task.vocabulary_file
   vocabulary = _vocabulary(
     path, task.lower_case, task.extra_ids, file_fingerprint(path)
@@ -130,7 +146,7 @@ def _write_part(
     partial.open("wb") as file,
   ):
     np.savez_compressed(file, sizes=tally.sizes, counts=tally.counts)
-  return tally
+  return part
 
 
 @functools.lru_cache(maxsize=1)

@@ -39,6 +39,7 @@ def prepare(
   feature_lengths: Mapping[str, int],
   data_dir: str,
   workers: int = 1,
+  run: parts.Run | None = None,
 ) -> Task:
   """Writes the vocabulary, rows and token counts of a task; shows examples.
 
@@ -49,6 +50,7 @@ def prepare(
     feature_lengths: lengths of the features of a batch.
     data_dir: folder of all prepared tasks; the task gets its own folder in it.
     workers: processes that tokenise. The files are the same for any number.
+    run: where else to tokenise, such as `beam.on_beam`; None for `workers`.
 
   Returns:
     The task; its `vocabulary_size` is now the number of ids, even if it was an
@@ -60,10 +62,10 @@ def prepare(
       text changes meanwhile, or the folder was prepared with other settings.
     BlockingIOError: another process is preparing the folder.
   """
-  if workers < 1:
-    raise ValueError(f"workers={workers} must be at least 1: set --workers")
+  files.check_local("DATA_DIR", data_dir)
+  run = run or parts.in_processes(workers)
   for part in task.parts:
-    _prepare_task(part, feature_lengths, data_dir, workers)
+    _prepare_task(part, feature_lengths, data_dir, run)
   return task.fitted(data_dir)
 
 
@@ -71,7 +73,7 @@ def _prepare_task(
   task: TextTask,
   feature_lengths: Mapping[str, int],
   data_dir: str,
-  workers: int,
+  run: parts.Run,
 ) -> None:
   folder = Path(data_dir).expanduser() / task.name
   limit = task.vocabulary_size
@@ -103,7 +105,7 @@ def _prepare_task(
     task = task.fitted(data_dir)
     vocabulary = task.prepared_vocabulary(folder)
     parts.write_parts(
-      task, feature_lengths, folder, _missing_parts(task, folder), workers
+      task, feature_lengths, folder, _missing_parts(task, folder), run
     )
     _check_unchanged(task, settings, folder)
     settings["vocabulary_size"] = vocabulary.size

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from raptr_jax.tasks.files import check_local
 from raptr_jax.tasks.text import text_files
 
 SPLITS = ("train", "validation")
@@ -162,6 +163,7 @@ class TextFolder:
         f"validation_every={self.validation_every} must be at least 2: set "
         "--gin.sources.TextFolder.validation_every"
       )
+    check_local("TEXT_DIR", self.directory)
     for macro, value, known in (
       ("TEXT_DOCUMENTS", self.unit, text_files.UNITS),
       ("TEXT_WHITESPACE", self.whitespace, ("collapse", "keep")),

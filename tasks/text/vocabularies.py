@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import sentencepiece
-from sentencepiece import sentencepiece_model_pb2
 
 from raptr_jax.tasks import extras
 from raptr_jax.tasks.text.vocabulary import (
@@ -25,7 +24,7 @@ from raptr_jax.tasks.text.vocabulary import (
 
 SENTINEL = re.compile(r"▁?<extra_id_\d+>")
 MOST_WORDS = 1_000_000  # About 100 MB of them.
-ModelProto: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]
+USER_DEFINED = 4  # ModelProto.SentencePiece.Type
 
 
 def append_pieces(model: bytes, pieces: Iterable[str]) -> bytes:
@@ -34,12 +33,20 @@ def append_pieces(model: bytes, pieces: Iterable[str]) -> bytes:
   The trainer would put such symbols first. Text encodes to them only where it
   spells them out.
   """
-  proto = ModelProto.FromString(model)
-  for piece in pieces:
-    proto.pieces.add(
-      piece=piece, score=0.0, type=ModelProto.SentencePiece.USER_DEFINED
-    )
-  return proto.SerializeToString(deterministic=True)
+  # Bytes after a serialised message add to its repeated fields. Its own classes
+  # ask for a newer protobuf than Beam has.
+  return model + b"".join(map(_serialised, pieces))
+
+
+def _serialised(piece: str) -> bytes:
+  """One of `pieces`, field 1 of a ModelProto: its text, score and type."""
+  text = piece.encode()
+  fields = (
+    *(0x0A, len(text), *text),  # Field 1, of a length.
+    *(0x15, 0, 0, 0, 0),  # Field 2, a float: 0.
+    *(0x18, USER_DEFINED),  # Field 3, a number.
+  )
+  return bytes([0x0A, len(fields), *fields])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +79,8 @@ class SentencePieceVocabulary(Vocabulary):
     return self._processor.encode(text)
 
   def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-    found: list[np.ndarray] = self._processor.encode_as_numpy(
-      list(texts), num_threads=1
-    )
-    return found
+    found = self._processor.encode(list(texts), num_threads=1)
+    return [np.array(ids, np.int32) for ids in found]
 
   def decode(self, ids: Sequence[int]) -> str:
     """The text of token ids, without control pieces."""
