@@ -37,28 +37,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  found.add_argument(
-    "--gin_file",
-    action="append",
-    metavar="FILE",
-    help="a configuration; may be repeated, and later files override earlier"
-    " ones. Without it, MODEL_DIR/config.gin is read.",
-  )
-  found.add_argument(
-    "--gin.NAME",
-    metavar="VALUE",
-    help="overrides a macro (--gin.TRAIN_STEPS=100) or a parameter"
-    " (--gin.optim.adamw.b2=0.98) of all files; strings need quotes of their"
-    " own (--gin.MODEL_DIR=\"'runs/mine'\")",
-  )
-  found.add_argument(
-    "--gin_search_paths",
-    type=lambda text: [folder for folder in text.split(",") if folder],
-    default=[],
-    metavar="FOLDERS",
-    help="folders, separated by commas, to search for gin files before the"
-    " current one and the package's",
-  )
+  _add_gin(found)
   modes = found.add_mutually_exclusive_group()
   modes.add_argument(
     "--run_mode",
@@ -100,6 +79,32 @@ def _first_and_end(text: str) -> tuple[int, int]:
       f"{text!r}, expected FIRST:END, such as 100:105"
     ) from None
   return first, end
+
+
+def _add_gin(found: argparse.ArgumentParser) -> None:
+  """Adds the flags that say which configuration to read."""
+  found.add_argument(
+    "--gin_file",
+    action="append",
+    metavar="FILE",
+    help="a configuration; may be repeated, and later files override earlier"
+    " ones. Without it, MODEL_DIR/config.gin is read.",
+  )
+  found.add_argument(
+    "--gin.NAME",
+    metavar="VALUE",
+    help="overrides a macro (--gin.TRAIN_STEPS=100) or a parameter"
+    " (--gin.optim.adamw.b2=0.98) of all files; strings need quotes of their"
+    " own (--gin.MODEL_DIR=\"'runs/mine'\")",
+  )
+  found.add_argument(
+    "--gin_search_paths",
+    type=lambda text: [folder for folder in text.split(",") if folder],
+    default=[],
+    metavar="FOLDERS",
+    help="folders, separated by commas, to search for gin files before the"
+    " current one and the package's",
+  )
 
 
 def _add_hosts(found: argparse.ArgumentParser) -> None:
