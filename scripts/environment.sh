@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts. make_environment EXTRAS makes .venv at the root of
 # the checkout and installs the package with the versions of constraints.txt.
 # PYTHON sets the interpreter; the default is the first one that is new enough.
@@ -27,7 +28,7 @@ make_environment() {
     "$python" -m venv .venv
   fi
   echo "installing raptr_jax${extras:+[$extras]}, which takes a minute or two"
-  PIP_CONSTRAINT= .venv/bin/python -m pip install --quiet \
+  PIP_CONSTRAINT="" .venv/bin/python -m pip install --quiet \
     --disable-pip-version-check --constraint constraints.txt \
     --editable ".${extras:+[$extras]}"
   touch "$stamp-${extras:-none}"

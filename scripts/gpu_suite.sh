@@ -6,7 +6,7 @@
 # jaxtyping; pytest and hypothesis for the tests; torch and transformers for the
 # comparison with PyTorch. PYTHON sets the interpreter.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 folder=${1:?the folder for what is found}
 size=${2:-gpu}
 python=${PYTHON:-python3}

@@ -11,6 +11,7 @@ import pytest
 
 from raptr_jax import main
 from raptr_jax.configuration.errors import sentence
+from raptr_jax.configuration.flags import RUN_MODES
 from raptr_jax.configuration.resolved import resolved_lines
 from raptr_jax.tasks.prepared import prepare
 from raptr_jax.training import kept_programs, loop
@@ -121,6 +122,9 @@ def test_an_unset_required_macro_is_named_with_its_flag():
     ("--gin.polices.raptr.x=1", "polices"),
     ("--gin.TRAIN_STEPS", "expected --gin.NAME=VALUE"),
     ("--gin_file=nowhere.gin", "nowhere.gin"),
+    ("--coordinator=a:1", "without --num_processes and --process_id: set all"),
+    ("--process_id=0", "--process_id without --coordinator and --num_proc"),
+    ("--join_timeout=0", "--join_timeout=0, expected at least 1 second"),
   ],
 )
 def test_mistakes_get_one_clear_error(argument, message):
@@ -199,9 +203,10 @@ def test_the_help_describes_every_flag_and_exit_code(capsys):
   assert info.value.code == 0
   text = capsys.readouterr().out
   for flag in ("gin_file", "gin.NAME", "gin_search_paths", "dry_run",
-               "run_mode", "multihost"):  # fmt: skip
+               "run_mode", "multihost", "coordinator", "num_processes",
+               "process_id", "join_timeout"):  # fmt: skip
     assert re.search(rf"\n  --{flag}[^\n]*\n? +[^- ]", text), flag
-  for word in (*main.RUN_MODES, "0", "1", "2", "130", "143"):
+  for word in (*RUN_MODES, "0", "1", "2", "130", "143"):
     assert re.search(rf"\n  {word} +\w", text), word
   assert max(map(len, text.splitlines())) <= 80
 
