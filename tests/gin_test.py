@@ -278,9 +278,10 @@ def test_held_out_text_is_evaluated_on_the_same_rows_in_every_run(data, way):
   kind = {"prepared": PreparedDataset, "streaming": StreamingDataset}[way]
   assert isinstance(train_data, kind)
   assert isinstance(eval_data, kind)
-  assert (train_data._split, eval_data._split) == ("train", "validation")
-  assert (train_data._order.seed, eval_data._order.seed) == (5, 0)
-  assert eval_data._folder == train_data._folder == Path("here") / data
+  assert (train_data.split, eval_data.split) == ("train", "validation")
+  assert (train_data.seed, eval_data.seed) == (5, 0)
+  assert eval_data.data_dir == train_data.data_dir == "here"
+  assert eval_data.task.name == train_data.task.name == data
 
 
 @pytest.mark.parametrize(
