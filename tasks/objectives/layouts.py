@@ -1,14 +1,13 @@
 """Feature layouts: how pairs of inputs and targets become an example."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from raptr_jax.tasks.objectives.packing import pad, positions, segment_ids
 
 Count = TypeVar("Count", int, np.ndarray)
-Value = TypeVar("Value")
 
 
 class Pair(NamedTuple):
@@ -69,6 +68,7 @@ class DecoderLayout:
   """
 
   feature_names = ("tokens",)
+  has_prefix: ClassVar[bool] = True
 
   def slots(self, inputs: Count, targets: Count) -> tuple[Count, ...]:
     return (inputs + targets - 1,)
@@ -83,14 +83,16 @@ class DecoderLayout:
     self, feature_lengths: Mapping[str, int]
   ) -> dict[str, tuple[int, type]]:
     tokens = (feature_lengths["tokens"], np.int32)
-    return {
+    features: dict[str, tuple[int, type]] = {
       "tokens": tokens,
       "targets": tokens,
       "target_weights": (tokens[0], np.float32),
       "segment_ids": tokens,
       "positions": tokens,
-      "in_prefix": tokens,
     }
+    if self.has_prefix:
+      features["in_prefix"] = tokens
+    return features
 
   def join(
     self,
@@ -107,14 +109,16 @@ class DecoderLayout:
     prefixes = np.array([len(pair.inputs) for pair in pairs], np.int64)
     places = positions(sizes)
     prefix = np.repeat(prefixes, sizes)
-    return {
+    features = {
       "tokens": pad([whole[:-1] for whole in wholes], length, fill=pad_id),
       "targets": pad([whole[1:] for whole in wholes], length, fill=pad_id),
       "target_weights": pad([places >= prefix - 1], length, np.float32),
       "segment_ids": pad([segment_ids(sizes)], length),
       "positions": pad([places], length),
-      "in_prefix": pad([places < prefix], length),
     }
+    if self.has_prefix:
+      features["in_prefix"] = pad([places < prefix], length)
+    return features
 
 
 class CausalLayout(DecoderLayout):
@@ -123,26 +127,7 @@ class CausalLayout(DecoderLayout):
   It lacks the feature `in_prefix`; the others are those of `DecoderLayout`.
   """
 
-  def features(
-    self, feature_lengths: Mapping[str, int]
-  ) -> dict[str, tuple[int, type]]:
-    return _without_prefix(super().features(feature_lengths))
-
-  def join(
-    self,
-    pairs: Sequence[Pair],
-    feature_lengths: Mapping[str, int],
-    *,
-    pad_id: int,
-    eos_id: int,
-  ) -> dict[str, np.ndarray]:
-    return _without_prefix(
-      super().join(pairs, feature_lengths, pad_id=pad_id, eos_id=eos_id)
-    )
-
-
-def _without_prefix(features: dict[str, Value]) -> dict[str, Value]:
-  return {name: x for name, x in features.items() if name != "in_prefix"}
+  has_prefix = False
 
 
 class EncoderDecoderLayout:
