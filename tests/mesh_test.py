@@ -124,7 +124,7 @@ def test_all_of_a_state_is_split_except_layers():
   assert sum(part for part, _ in sizes) < 0.2 * sum(all_ for _, all_ in sizes)
 
 
-def test_a_split_copy_is_gathered_and_not_its_gradients_summed():
+def test_copies_are_along_the_axis_data_alone():
   run = make_run("bert", Partitioner(fsdp=8), "gather")
   assert run.partitioner.replica_axes == ()
   copies = dataclasses.replace(run, partitioner=Partitioner(fsdp=4))

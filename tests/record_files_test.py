@@ -77,6 +77,11 @@ def test_another_column_is_named(tmp_path, ending):
   ):
     list(source.documents("train"))
   assert "text of body" in source.description()
+  source = TextFolder(str(tmp_path / "t"), 10, column="id")
+  with pytest.raises(
+    ValueError, match=rf"{file.name} has 0 in TEXT_COLUMN='id', expected a text"
+  ):
+    list(source.documents("train"))
 
 
 @pytest.mark.parametrize("ending", record_files.ENDINGS)

@@ -25,7 +25,7 @@ exit codes:
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-  """The parser of the flags of `raptr`, but for those of gin.
+  """The parser of the flags of `raptr`; of --gin.NAME it only has the help.
 
   Args:
     description: what the program does, for `--help`.

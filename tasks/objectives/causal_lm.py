@@ -36,8 +36,8 @@ def shift_tokens(
     row: a row whose pieces begin with [CLS]; not modified.
     rng: not used.
     length: T, the length to pad to.
-    document_masks: whether pieces see each other not; if they do, only the
-      first keeps its [CLS].
+    document_masks: whether pieces do not see each other. Otherwise the row is
+      one text, in which only the first piece keeps its [CLS].
     pad_id: id of padding.
     eos_id: id that ends documents.
 

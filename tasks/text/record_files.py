@@ -14,13 +14,12 @@ from typing import Any
 
 from raptr_jax.tasks import extras
 
-JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-ENDINGS = (*JSON_LINES, ".parquet", ".arrow")
+ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".arrow")
 ROWS_AT_ONCE = 1_000
 
 
 class MissingColumnError(ValueError):
-  """Records have no text of the name that is asked for."""
+  """Records have no text in the column that is asked for."""
 
 
 def is_records(name: str) -> bool:
@@ -61,7 +60,14 @@ def texts(
     found = _arrow_texts(path, column)
   else:
     found = _json_texts(path, column, begin, end)
-  return (text for text in found if text)
+  for text in found:
+    if text is not None and not isinstance(text, str):
+      raise MissingColumnError(
+        f"{path} has {text!r} in TEXT_COLUMN={column!r}, expected a text: set "
+        "--gin.TEXT_COLUMN"
+      )
+    if text:
+      yield text
 
 
 def _json_texts(

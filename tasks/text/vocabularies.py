@@ -39,7 +39,10 @@ def append_pieces(model: bytes, pieces: Iterable[str]) -> bytes:
 
 
 def _serialised(piece: str) -> bytes:
-  """One of `pieces`, field 1 of a ModelProto: its text, score and type."""
+  """One of `pieces`, field 1 of a ModelProto: its text, score and type.
+
+  Names of pieces are short, so that each length is a single byte.
+  """
   text = piece.encode()
   fields = (
     *(0x0A, len(text), *text),  # Field 1, of a length.
