@@ -17,7 +17,7 @@ Whatever differs between stacks is a mapping by stack name.
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import flax.struct
 import jax
@@ -207,3 +207,34 @@ class Dataset(Protocol):
 
   def batches(self, start: int) -> Iterator[Batch]:
     """Yields this host's part of batches `start`, `start + 1`, ... forever."""
+
+
+@runtime_checkable
+class StreamedDataset(Dataset, Protocol):
+  """Batches whose number does not say where in the data they come from.
+
+  Every host has a place of its own, an integer array whose shape is the same on
+  all of them. Checkpoints hold the places of all hosts.
+  """
+
+  def batches(self, start: int) -> "StreamedBatches":
+    """As for `Dataset`; it may have to read all that comes before."""
+
+  def resume(
+    self, start: int, places: Int[np.ndarray, "hosts ..."]
+  ) -> "StreamedBatches":
+    """Batches `start`, `start + 1`, ... of a run that has read to `places`.
+
+    The number of hosts may have changed.
+    """
+
+
+class StreamedBatches(Protocol):
+  """This host's part of batches, and its place."""
+
+  def __iter__(self) -> Iterator[Batch]: ...
+
+  def __next__(self) -> Batch: ...
+
+  def get_state(self) -> Int[np.ndarray, "..."]:
+    """This host's place after the last batch."""

@@ -1,22 +1,25 @@
-"""What needs the extra packages: seqio, TensorFlow and its datasets."""
+"""Streams: the batches of prepared records, and where each host goes on."""
 
 import dataclasses
+import itertools
+import threading
 
 import jax
 import numpy as np
 import pytest
 
+from raptr_jax.contracts import StreamedDataset
+from raptr_jax.data import row_stream
+from raptr_jax.data.order import Order
 from raptr_jax.data.prepared import PreparedDataset
 from raptr_jax.data.streaming import StreamingDataset
 from raptr_jax.tasks.mixture import Mixture
 from raptr_jax.tasks.objectives.packing import BLOCK_DOCUMENTS
 from raptr_jax.tasks.objectives.ul2 import UL2
 from raptr_jax.tasks.prepared.prepare import prepare
-from raptr_jax.tasks.task import NotPreparedError
-from raptr_jax.tasks.text import text_files, tfds_source
+from raptr_jax.tasks.task import NotPreparedError, TextTask
+from raptr_jax.tasks.text import text_files
 from raptr_jax.tasks.text.sources import TextFolder
-from raptr_jax.tasks.text.tfds_source import TfdsCorpus, merge_order
-from raptr_jax.tasks.text.vocabularies import open_vocabulary
 from tests.small_task import (
   LENGTHS,
   assert_batches_equal,
@@ -24,10 +27,6 @@ from tests.small_task import (
   take,
   write_corpus,
 )
-
-seqio = pytest.importorskip("seqio")
-tf = pytest.importorskip("tensorflow")
-tfds = pytest.importorskip("tensorflow_datasets")
 
 BATCH_SIZE = 16
 
@@ -43,22 +42,55 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def task(corpus):
-  return make_task(corpus, source=TextFolder(str(corpus), 6, "line"))
+  """A task on several parts."""
+  source = TextFolder(str(corpus), 6, "line")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(text_files, "RANGE_BYTES", 20_000)
+    assert source.num_parts() > 4
+  return make_task(corpus, source=source)
 
 
 @pytest.fixture(scope="module")
 def data_dir(task, tmp_path_factory):
   path = tmp_path_factory.mktemp("prepared")
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(text_files, "RANGE_BYTES", 50_000)
-    prepare(task=task, feature_lengths=LENGTHS, data_dir=str(path))
-  assert len(list(path.glob("*/train-*"))) > 1
+  prepare(task=task, feature_lengths=LENGTHS, data_dir=str(path))
   return path
 
 
-def _dataset(kind, task, data_dir, **changes):
+@pytest.fixture(scope="module")
+def mixture(task, data_dir):
+  path = data_dir / task.name / "vocabulary.model"
+  parts = [
+    dataclasses.replace(task, name=name, vocabulary_path=str(path))
+    for name in ("one", "two")
+  ]
+  return Mixture(name="both", tasks=parts, rates=(3, 1))
+
+
+@pytest.fixture
+def streamed(task, data_dir):
+  """Makes a stream, shuffled in small windows unless it is to be otherwise."""
+
+  def make(**changes):
+    arguments = {"task": task, "shuffle": True, "shuffle_window": 100}
+    return _dataset(StreamingDataset, data_dir, **arguments | changes)
+
+  return make
+
+
+@pytest.fixture
+def on_host(monkeypatch):
+  """Makes this process number `host` of `hosts`."""
+
+  def become(host, hosts):
+    monkeypatch.setattr(jax, "process_count", lambda: hosts)
+    monkeypatch.setattr(jax, "process_index", lambda: host)
+
+  return become
+
+
+def _dataset(kind, data_dir, **changes):
   arguments = {
-    "task": task,
     "data_dir": str(data_dir),
     "feature_lengths": LENGTHS,
     "batch_size": BATCH_SIZE,
@@ -70,310 +102,227 @@ def _dataset(kind, task, data_dir, **changes):
   return dataset
 
 
-@pytest.mark.parametrize("split", ["train", "validation"])
-def test_seqio_task_gives_the_rows_of_the_task(task, data_dir, split):
-  vocabulary = task.prepared_vocabulary(data_dir / task.name)
-  rows = [  # Part by part, like those of prepared shards.
-    row
-    for part in range(task.source.num_parts())
-    for row in task.rows(
-      task.source.documents(split, part), vocabulary, LENGTHS
-    )
+def _examples(batches):
+  """The examples of batches, as bytes."""
+  return [
+    b"".join(batch[name][i].tobytes() for name in sorted(batch))
+    for batch in batches
+    for i in range(len(next(iter(batch.values()))))
   ]
-  registered = task.seqio_task(vocabulary)
-  assert seqio.get_mixture_or_task(task.name) is registered
-  examples = list(
-    registered.get_dataset(LENGTHS, split, shuffle=False).as_numpy_iterator()
-  )
-  assert [int(example["index"]) for example in examples] == [*range(len(rows))]
-  for example, row in zip(examples, rows):
-    np.testing.assert_array_equal(example["inputs"], row.tokens)
-    np.testing.assert_array_equal(
-      example["segment_lengths"], row.segment_lengths
-    )
 
 
-def test_streamed_and_prepared_batches_are_the_same(task, data_dir):
-  prepared = _dataset(PreparedDataset, task, data_dir)
+def test_in_order_a_stream_gives_the_batches_of_records(task, data_dir):
+  prepared = _dataset(PreparedDataset, data_dir, task=task)
   count = prepared.num_examples // BATCH_SIZE + 5  # Into the second epoch.
-  streamed = _dataset(StreamingDataset, task, data_dir)
+  streamed = _dataset(StreamingDataset, data_dir, task=task)
   assert_batches_equal(take(streamed, count), take(prepared, count))
+  assert_batches_equal(take(streamed, 2, 7), take(prepared, 2, 7))
 
 
 @pytest.mark.parametrize(
   ("layout", "lengths"),
   [
     ("decoder", {"tokens": 32}),
-    # Rows are longer than "inputs", and must not be cut by seqio.
     ("encoder_decoder", {"inputs": 24, "targets": 20}),
   ],
 )
 def test_ul2_streams_as_prepared(layout, lengths, data_dir, task, tmp_path):
-  vocabulary = data_dir / task.name / "vocabulary.model"
   ul2_task = dataclasses.replace(
     task,
     name=f"ul2_{layout}",
     objective=UL2(layout),
-    vocabulary_path=str(vocabulary),
+    vocabulary_path=str(data_dir / task.name / "vocabulary.model"),
     extra_ids=20,
     vocabulary_size=task.vocabulary_size + 20,
   )
   prepare(task=ul2_task, feature_lengths=lengths, data_dir=str(tmp_path))
+  arguments = {"task": ul2_task, "feature_lengths": lengths}
   prepared, streamed = (
-    take(_dataset(kind, ul2_task, tmp_path, feature_lengths=lengths), 30)
+    take(_dataset(kind, tmp_path, **arguments), 30)
     for kind in (PreparedDataset, StreamingDataset)
   )
   assert_batches_equal(streamed, prepared)
-  in_seqio = ul2_task.given_vocabulary().to_seqio()
-  assert in_seqio.vocab_size == 620
-  assert "<extra_id_0>" in in_seqio.decode([619])
 
 
-def test_mixture_in_seqio_has_the_rows_and_rates_of_its_parts(task, data_dir):
-  path = data_dir / task.name / "vocabulary.model"
-  one, two = (
-    dataclasses.replace(task, name=name, vocabulary_path=str(path))
-    for name in ("one", "two")
-  )
-  mixture = Mixture(name="both", tasks=(one, two), rates=(3, 1))
-  for _ in range(2):  # Again replaces it.
-    registered = mixture.seqio_mixture(one.given_vocabulary())
-  assert seqio.get_mixture_or_task("both") is registered
-  assert {t.name: registered.get_rate(t) for t in registered.tasks} == {
-    "one": 3,
-    "two": 1,
-  }
-
-
-def test_both_start_at_any_batch(task, data_dir):
-  prepared = _dataset(PreparedDataset, task, data_dir, split="validation")
-  streamed = _dataset(StreamingDataset, task, data_dir, split="validation")
-  for start in (1, 2 * prepared.num_examples // BATCH_SIZE):
-    assert_batches_equal(take(streamed, 2, start), take(prepared, 2, start))
-
-
-def test_streams_are_permuted_within_windows(task, data_dir):
-  changes = {"shuffle": True, "shuffle_window": 48, "batch_size": 48}
-  streamed = take(_dataset(StreamingDataset, task, data_dir, **changes), 3)
-  in_order = take(_dataset(PreparedDataset, task, data_dir, batch_size=48), 3)
-  for batch, ordered in zip(streamed, in_order):
-    rows, expected = (_examples(x) for x in (batch, ordered))
-    # Each row is corrupted alike, wherever it comes.
-    assert rows != expected
-    assert sorted(rows) == sorted(expected)
-  with pytest.raises(ValueError, match=r"shuffle_window=0 must be at least 1"):
-    _dataset(StreamingDataset, task, data_dir, shuffle_window=0)
-
-
-def _examples(batch):
-  """The examples of a batch, as bytes."""
-  return [
-    b"".join(batch[name][i].tobytes() for name in sorted(batch))
-    for i in range(len(batch["tokens"]))
-  ]
-
-
-def test_mixtures_stream_as_prepared(task, data_dir, tmp_path):
-  path = data_dir / task.name / "vocabulary.model"
-  parts = [
-    dataclasses.replace(task, name=name, vocabulary_path=str(path))
-    for name in ("one", "two")
-  ]
-  mixture = Mixture(name="both", tasks=parts, rates=(3, 1))
+def test_mixtures_stream_as_prepared(mixture, tmp_path):
   prepare(task=mixture, feature_lengths=LENGTHS, data_dir=str(tmp_path))
   prepared, streamed = (
-    take(_dataset(kind, mixture, tmp_path), 2, start=3)
+    take(_dataset(kind, tmp_path, task=mixture), 2, start=3)
     for kind in (PreparedDataset, StreamingDataset)
   )
   assert_batches_equal(streamed, prepared)
 
 
-def test_hosts_stream_their_parts(task, data_dir, monkeypatch):
-  (whole,) = take(_dataset(StreamingDataset, task, data_dir), 1, 2)
-  monkeypatch.setattr(jax, "process_count", lambda: 2)
-  monkeypatch.setattr(jax, "process_index", lambda: 1)
-  (part,) = take(_dataset(StreamingDataset, task, data_dir), 1, 2)
-  assert_batches_equal(
-    [part], [{key: value[8:] for key, value in whole.items()}]
-  )
-
-
-def test_a_batch_larger_than_an_epoch_streams_as_prepared(
-  task, data_dir, capsys
-):
-  size = _dataset(
-    PreparedDataset, task, data_dir, split="validation"
-  ).num_examples
-  arguments = {"split": "validation", "batch_size": size + 8}
-  prepared = _dataset(PreparedDataset, task, data_dir, **arguments)
-  line = f"validation of small_bert: {size} rows, so each batch of {size + 8} "
-  assert line in capsys.readouterr().out
-  streamed = _dataset(StreamingDataset, task, data_dir, **arguments)
-  assert_batches_equal(take(streamed, 2), take(prepared, 2))
-  take(streamed, 1)
-  assert capsys.readouterr().out.count(line) == 1
-
-
-def test_a_stream_without_rows_is_refused(task, data_dir, monkeypatch):
-  dataset = _dataset(StreamingDataset, task, data_dir)
-  monkeypatch.setattr(StreamingDataset, "_epoch", lambda self, part: iter(()))
-  with pytest.raises(ValueError, match="train split of small_bert has no rows"):
-    next(dataset.batches(0))
-
-
-def test_stream_needs_a_vocabulary(task, tmp_path):
-  with pytest.raises(NotPreparedError, match=r"raptr --run_mode=prepare"):
-    _dataset(StreamingDataset, task, tmp_path)
-
-
-def test_tensorflow_sees_no_gpu(task, data_dir):
-  _dataset(StreamingDataset, task, data_dir)
-  assert not tf.config.get_visible_devices("GPU")
-
-
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-TEXTS = [
-  "The cat's sät, \tthe CAT!", "STRASSE Straße ὈΔΥΣΣΕΎΣ", "数学 is [MASK] fun",
-  "x" * 120, "", "\u200bzero\x00width and ﬁne",
-]  # fmt: skip
-
-
-def _write_word_pieces(folder, pieces):
-  path = folder / "vocab.txt"
-  path.write_text("\n".join([*SPECIAL, *pieces]), encoding="utf-8")
-  return path
-
-
-@pytest.mark.parametrize("lower_case", [True, False])
-def test_word_pieces_are_the_same_inside_seqio(tmp_path, lower_case):
-  pytest.importorskip("tokenizers")
-  letters = "abcdefghijklmnopqrstuvwxyzßσςδυεόύä"
-  pieces = [*letters, *(f"##{letter}" for letter in letters), "the", "##at"]
-  path = _write_word_pieces(tmp_path, pieces)
-  vocabulary = open_vocabulary(path, lower_case)
-  in_seqio = vocabulary.to_seqio()
-  assert isinstance(in_seqio, seqio.BertWordPieceVocabulary)
-  dataset = tf.data.Dataset.from_tensor_slices({"inputs": TEXTS})
-  features = {"inputs": seqio.Feature(in_seqio, add_eos=False)}
-  tokenized = seqio.preprocessors.tokenize(dataset, features)
-  for text, example in zip(TEXTS, tokenized.as_numpy_iterator()):
-    assert list(example["inputs"]) == vocabulary.encode(text)
-  assert in_seqio.vocab_size == vocabulary.size
-
-
-def test_word_piece_task_streams_as_prepared(corpus, tmp_path):
-  pytest.importorskip("tokenizers")
-  letters = "abcdefghijklmnopqrstuvwxyz0123456789.,;:?!()-’'"
-  pieces = [*letters, *(f"##{letter}" for letter in letters), "the", "##nd"]
-  path = _write_word_pieces(tmp_path, pieces)
-  size = len(SPECIAL) + len(pieces)
-  task = make_task(corpus, vocabulary_path=str(path), vocabulary_size=size)
-  prepare(task=task, feature_lengths=LENGTHS, data_dir=str(tmp_path))
-  prepared, streamed = (
-    take(_dataset(kind, task, tmp_path, split="validation"), 3)
-    for kind in (PreparedDataset, StreamingDataset)
-  )
-  assert_batches_equal(streamed, prepared)
-
-
-class _Numbered(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """A set of numbered documents."""
-
-  VERSION = tfds.core.Version("1.0.0")
-  code_path = None  # TFDS finds it with a package that not everybody has.
-
-  def _info(self):
-    return tfds.core.DatasetInfo(
-      builder=self,
-      features=tfds.features.FeaturesDict({self.FEATURE: tfds.features.Text()}),
-      disable_shuffling=True,
+def test_an_epoch_is_a_permutation_of_all_rows(streamed, task, data_dir):
+  prepared = _dataset(PreparedDataset, data_dir, task=task)
+  rows = prepared.num_examples
+  count = rows // BATCH_SIZE
+  batches = take(streamed(), 2 * count)
+  # Masks hide tokens, so rows are told apart by the lengths of their pieces.
+  one, two = (
+    sorted(
+      tuple(np.bincount(row, minlength=9))
+      for batch in part
+      for row in batch["segment_ids"]
     )
-
-  def _split_generators(self, dl_manager):
-    return {"train": self._generate_examples()}
-
-  def _generate_examples(self):
-    for i in range(self.COUNT):
-      yield i, {self.FEATURE: f"{self.name} document {i}"}
-
-
-class Small(_Numbered, skip_registration=True):
-  FEATURE, COUNT = "text", 200
-
-
-class Books(_Numbered, skip_registration=True):
-  FEATURE, COUNT = "book", 50
-
-
-@pytest.fixture(scope="module")
-def tfds_dir(tmp_path_factory):
-  """Two sets on disk, of 200 and 50 documents in three files each."""
-  path = tmp_path_factory.mktemp("tfds")
-  config = tfds.download.DownloadConfig(num_shards=3)
-  for builder in (Small, Books):
-    builder(data_dir=path).download_and_prepare(download_config=config)
-  assert len(list(path.glob("*/*/*.tfrecord*"))) == 6
-  return str(path)
-
-
-def test_tfds_documents_by_split(tfds_dir):
-  source = TfdsCorpus({"small": "text"}, tfds_dir, validation_percent=3)
-  assert list(source.documents("validation")) == [
-    f"small document {i}" for i in range(6)
-  ]
-  train = list(source.documents("train"))
-  assert train == [f"small document {i}" for i in range(6, 200)]
-
-
-def test_tfds_sets_are_merged_in_proportion(tfds_dir, monkeypatch):
-  source = TfdsCorpus({"small": "text", "books": "book"}, tfds_dir)
-  train = list(source.documents("train"))
-  assert len(train) == 198 + 49
-  for name, first in (("small", 2), ("books", 1)):
-    part = [text for text in train if text.startswith(name)]
-    assert part == [f"{name} document {first + i}" for i in range(len(part))]
-  with monkeypatch.context() as patch:
-    patch.setattr(tfds_source, "PART_DOCUMENTS", 100)
-    assert source.num_parts() == 3
-    for part in range(3):
-      expected = train[100 * part : 100 * (part + 1)]
-      assert list(source.documents("train", part)) == expected
-    assert list(source.documents("validation", 1)) == []
-  books = [text.startswith("books") for text in train]
-  assert max(np.diff(np.flatnonzero(books))) <= 6
-
-
-def test_merge_order_by_hand():
-  assert list(merge_order([4, 2])) == [0, 1, 0, 0, 1, 0]
-  assert list(merge_order([1, 1])) == [0, 1]
-  assert list(merge_order([0, 2])) == [1, 1]
-
-
-def test_tfds_task_streams_as_prepared(tfds_dir, data_dir, task, tmp_path):
-  vocabulary = data_dir / task.name / "vocabulary.model"
-  source = TfdsCorpus({"small": "text", "books": "book"}, tfds_dir)
-  tfds_task = make_task(
-    tmp_path, name="of_tfds", source=source, vocabulary_path=str(vocabulary)
+    for part in (batches[:count], take(prepared, count))
   )
-  prepare(task=tfds_task, feature_lengths=LENGTHS, data_dir=str(tmp_path))
-  prepared, streamed = (
-    take(_dataset(kind, tfds_task, tmp_path), 8)
-    for kind in (PreparedDataset, StreamingDataset)
+  missing = rows - count * BATCH_SIZE
+  assert len(set(map(tuple, two)) - set(map(tuple, one))) <= missing
+  assert _examples(batches[:count]) != _examples(take(prepared, count))
+  # Another epoch, another order, other masks.
+  assert not set(_examples(batches[:count])) & set(_examples(batches[count:]))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_goes_on_from_any_place(streamed, mixture, workers):
+  unbroken = take(streamed(task=mixture), 60)
+  for stopped in (1, 13, 40) if not workers else (13,):
+    dataset = streamed(task=mixture, workers=workers)
+    batches = dataset.batches(0)
+    before = list(itertools.islice(batches, stopped))
+    place = batches.get_state()
+    batches.close()
+    assert place.shape == (2, 4)
+    after = dataset.resume(stopped, place[None])
+    np.testing.assert_array_equal(after.get_state(), place)
+    rest = list(itertools.islice(after, 60 - stopped))
+    assert_batches_equal([*before, *rest], unbroken)
+
+
+def test_to_go_on_encodes_a_window_and_what_is_ahead_of_it(
+  streamed, monkeypatch
+):
+  """However far a stream has come, in parts that it skips and epochs."""
+  dataset = streamed(shuffle_window=1)
+  batches = dataset.batches(0)
+  list(itertools.islice(batches, 400))
+  place = batches.get_state()
+  batches.close()
+  assert place[0, 0] > dataset.task.source.num_parts()  # A later epoch.
+  encoded, rows = [], TextTask.rows
+  monkeypatch.setattr(
+    TextTask,
+    "rows",
+    lambda *args: encoded.append(1) or rows(*args),
   )
-  assert_batches_equal(streamed, prepared)
+  after = dataset.resume(400, place[None])
+  next(after)
+  after.close()
+  # This window, one read ahead and one that waits, for five batches at most.
+  assert len(encoded) < 10
 
 
-@pytest.mark.parametrize("name", ["no_such_set", "wikipedia/20230601.en"])
-def test_missing_tfds_set_says_how_to_prepare_it(tmp_path, name):
-  source = TfdsCorpus({name: "text"}, str(tmp_path))
-  with pytest.raises(FileNotFoundError, match=rf"tfds build {name} --data_dir"):
-    source.documents("train")
+def test_hosts_read_an_epoch_once(streamed, task, data_dir, on_host):
+  parts = task.source.num_parts()
+  hosts, read = 3, []
+  for host in range(hosts):
+    on_host(host, hosts)
+    dataset = streamed(batch_size=3, shuffle_window=1)
+    batches = dataset.batches(0)
+    while batches.get_state()[0, 0] < parts:
+      read += _examples([next(batches)])
+      last = int(batches.get_state()[0, 0])
+    assert last % hosts == host
+    read.pop()  # Of the next epoch.
+    batches.close()
+  on_host(0, 1)
+  rows = _dataset(PreparedDataset, data_dir, task=task).num_examples
+  assert len(read) == len(set(read)) == rows
 
 
-def test_wrong_tfds_arguments_are_refused(tfds_dir):
-  with pytest.raises(ValueError, match=r"no feature 'words', .* \['text'\]"):
-    TfdsCorpus({"small": "words"}, tfds_dir).documents("train")
-  with pytest.raises(ValueError, match=r"--gin.TFDS_CORPORA"):
-    TfdsCorpus({})
-  with pytest.raises(ValueError, match=r"validation_percent=0"):
-    TfdsCorpus({"small": "text"}, validation_percent=0)
+def test_each_host_reads_parts_of_its_own_and_goes_on(streamed, on_host):
+  """Hosts that stop and start go on exactly, each for itself."""
+  unbroken, places = [], []
+  for host in range(2):
+    on_host(host, 2)
+    unbroken.append(take(streamed(), 30))
+    batches = streamed().batches(0)
+    list(itertools.islice(batches, 17))
+    places.append(batches.get_state())
+    batches.close()
+  assert not set(_examples(unbroken[0])) & set(_examples(unbroken[1]))
+  for host in range(2):
+    on_host(host, 2)
+    after = streamed().resume(17, np.stack(places))
+    rest = list(itertools.islice(after, 13))
+    assert_batches_equal(rest, unbroken[host][17:])
+
+
+@pytest.mark.parametrize("hosts", [1, 3, 4])
+def test_other_hosts_begin_parts_that_nobody_has_begun(
+  streamed, on_host, hosts
+):
+  places = np.zeros((2, 1, 4), int)
+  places[:, 0, 0] = 8, 5
+  begun = []
+  for host in range(hosts):
+    on_host(host, hosts)
+    state = streamed(batch_size=12).resume(5, places).get_state()
+    assert list(state[0, 1:]) == [0, 0, 0]
+    begun.append(int(state[0, 0]))
+  assert begun == [9 + host for host in range(hosts)]
+
+
+def test_shared_batches_do_not_depend_on_hosts(streamed, on_host):
+  (whole,) = take(streamed(shared=True), 1, 2)
+  on_host(1, 2)
+  dataset = streamed(shared=True)
+  (part,) = take(dataset, 1, 2)
+  half = {key: value[8:] for key, value in whole.items()}
+  assert_batches_equal([part], [half])
+  place = dataset.batches(0).get_state()
+  (part,) = itertools.islice(dataset.resume(0, place[None]), 1)
+  (first,) = take(streamed(shared=True), 1)
+  assert_batches_equal([part], [first])
+
+
+def test_windows_are_whole_blocks(task, data_dir):
+  vocabulary = task.vocabulary(str(data_dir))
+  stream = row_stream.RowStream(
+    source=task.source,
+    split="train",
+    order=Order(seed=3, shuffle=True),
+    encode=lambda texts: list(task.rows(iter(texts), vocabulary, LENGTHS)),
+    window=40,
+    host=0,
+    hosts=1,
+    closed=threading.Event(),
+  )
+  windows = itertools.islice(stream.windows(row_stream.Place(0)), 5)
+  for window, again in itertools.pairwise(windows):
+    assert len(window.rows) >= 40
+    indices = [row.number for row in window.rows]
+    begin = window.place.row
+    assert indices != sorted(indices)
+    assert sorted(indices) == [*range(begin, begin + len(indices))]
+    (same,) = itertools.islice(stream.windows(again.place), 1)
+    assert [row.number for row in same.rows] == [r.number for r in again.rows]
+
+
+def test_a_stream_without_text_is_refused(streamed, monkeypatch):
+  monkeypatch.setattr(
+    TextFolder, "documents", lambda self, split, part=None: iter(())
+  )
+  with pytest.raises(ValueError, match="the train split of text .* no text"):
+    next(streamed().batches(0))
+
+
+def test_wrong_arguments_are_refused(streamed, mixture):
+  with pytest.raises(ValueError, match=r"shuffle_window=0 must be at least 1"):
+    streamed(shuffle_window=0)
+  with pytest.raises(ValueError, match=r"DATA_WORKERS=-1 must not be negative"):
+    streamed(workers=-1)
+  with pytest.raises(ValueError, match="places in 1 tasks, expected 2"):
+    streamed(task=mixture).resume(0, np.zeros((1, 1, 4), int))
+
+
+def test_a_stream_needs_a_vocabulary(task, tmp_path):
+  with pytest.raises(NotPreparedError, match=r"raptr --run_mode=prepare"):
+    _dataset(StreamingDataset, tmp_path, task=task)
+
+
+def test_only_streams_have_places(streamed, task, data_dir):
+  assert isinstance(streamed(), StreamedDataset)
+  prepared = _dataset(PreparedDataset, data_dir, task=task)
+  assert not isinstance(prepared, StreamedDataset)

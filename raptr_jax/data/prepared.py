@@ -3,19 +3,20 @@
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import grain
+import jax
 import numpy as np
 from absl import flags
 
 from raptr_jax.contracts import Batch
 from raptr_jax.data.order import Order
-from raptr_jax.data.text_dataset import TextDataset, joined_counts
+from raptr_jax.data.text_dataset import READ_AHEAD, TextDataset, joined_counts
 from raptr_jax.tasks.objectives.objective import Corruption
 from raptr_jax.tasks.prepared import records
 from raptr_jax.tasks.task import NotPreparedError, TextTask
 
-READ_AHEAD = 4  # Batches that are made while the device computes.
 ENDLESS = 2**62  # Grain's ranges must end; no run gets this far.
 
 
@@ -25,21 +26,7 @@ class PreparedDataset(TextDataset):
 
   Starts at any batch immediately, and needs neither TensorFlow nor seqio. A
   batch may span epochs: several, if they are small.
-
-  Attributes:
-    workers: processes that make batches; 0 for a thread of this one. The
-      batches are the same.
   """
-
-  workers: int = 0
-
-  def __post_init__(self):
-    super().__post_init__()
-    if self.workers < 0:
-      raise ValueError(
-        f"DATA_WORKERS={self.workers} must not be negative: set "
-        "--gin.DATA_WORKERS"
-      )
 
   def open(self) -> None:
     """Opens the records.
@@ -58,7 +45,7 @@ class PreparedDataset(TextDataset):
     ]
 
   def _open(self, task: TextTask, order: Order) -> "_Examples":
-    folder = self._folder(task)
+    folder = Path(self.data_dir).expanduser() / task.name
     metadata = records.load_metadata(folder)
     records.check_settings(
       folder, metadata.settings, task.settings(self.feature_lengths)
@@ -77,6 +64,25 @@ class PreparedDataset(TextDataset):
       corrupt=task.objective.corruption(vocabulary, self.feature_lengths),
       rows=grain.sources.ArrayRecordDataSource([str(path) for path in paths]),
     )
+
+  def _check_size(self, task: TextTask, num_rows: int) -> None:
+    """Warns if a batch has several epochs of a task.
+
+    Raises:
+      ValueError: an epoch has no rows.
+    """
+    if not num_rows:
+      raise ValueError(
+        f"the {self.split} split of {task.name} has no rows: provide more text"
+      )
+    share = self._interleaving.shares[self.task.parts.index(task)]
+    times = self.batch_size * share / num_rows
+    if times > 1 and jax.process_index() == 0:
+      rows = "1 row" if num_rows == 1 else f"{num_rows} rows"
+      print(
+        f"{self.split} of {task.name}: {rows}, so each batch of "
+        f"{self.batch_size} reads every row {times:.3g} times"
+      )
 
   @property
   def num_examples(self) -> int | None:

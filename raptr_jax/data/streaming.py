@@ -1,33 +1,55 @@
-"""Batches streamed through seqio, for corpora too large to prepare."""
+"""Batches made from text while training, for corpora too large to prepare.
 
+Every host reads text of its own, tokenises ahead of the training, and knows its
+place. A checkpoint keeps the places of all hosts, and a run that resumes from
+it reads no more than a window of rows again. As many hosts as before go on with
+the very same batches. Another number of hosts begins with parts of the text
+that nobody has begun: nothing is repeated, and at most a part a host skipped.
+"""
+
+import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
-from typing import Any, ClassVar
+import multiprocessing
+import threading
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias
 
+import grain
+import jax
 import numpy as np
+from grain.experimental import ThreadPrefetchDatasetIterator
+from jaxtyping import Int
 
 from raptr_jax.contracts import Batch
-from raptr_jax.data.text_dataset import TextDataset
+from raptr_jax.data.row_stream import Place, RowStream, StreamedRow, Window
+from raptr_jax.data.text_dataset import READ_AHEAD, TextDataset
 from raptr_jax.tasks.objectives.packing import Row
+from raptr_jax.tasks.task import TextTask
+from raptr_jax.tasks.text.vocabularies import open_vocabulary
 from raptr_jax.tasks.text.vocabulary import Vocabulary
 
-# Separates the permutation of a window from the corruption of a row.
-WINDOW_STREAM = 1
+# A host's place in each task; the fields of `Place`.
+Places: TypeAlias = Int[np.ndarray, "tasks 4"]
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class StreamingDataset(TextDataset):
-  """Batches from the seqio pipelines of the tasks.
+  """Batches of rows that are encoded and packed as they are needed.
 
-  Every host runs the whole pipeline and keeps its part of each batch. Starting
-  at batch n tokenises and drops all earlier rows: slow, but exact. A window of
-  consecutive rows is held in memory and permuted. A task without a given
-  vocabulary uses the one trained during preparation.
+  A task without a given vocabulary uses the one trained during preparation. On
+  one host, an unshuffled stream gives the batches of prepared records, bit for
+  bit. Shuffled, the parts of an epoch come in a random order, and windows of
+  rows are permuted.
 
   Attributes:
-    shuffle_window: number of consecutive rows that are permuted together.
+    shuffle_window: rows that a host permutes together, of all tasks; twice as
+      many are in memory. A window is a whole number of blocks of documents.
+    shared: whether all hosts read the same rows, and each keeps its part of a
+      batch. Batches then do not depend on the number of hosts; for held-out
+      text, of which little is read.
     num_examples: None, since a stream does not know its length.
     unigram_counts: None, likewise.
   """
@@ -35,7 +57,8 @@ class StreamingDataset(TextDataset):
   num_examples: ClassVar[None] = None
   unigram_counts: ClassVar[None] = None
 
-  shuffle_window: int = 65_536
+  shuffle_window: int = 16_384
+  shared: bool = False
 
   def __post_init__(self):
     super().__post_init__()
@@ -46,82 +69,228 @@ class StreamingDataset(TextDataset):
       )
 
   def open(self) -> None:
-    """Registers the seqio tasks.
+    """Opens the vocabulary, and looks for the text.
 
     Raises:
       NotPreparedError: the vocabulary does not exist.
-      ModuleNotFoundError: the extra `data` is not installed.
+      OSError: there is no text.
+      ValueError: the vocabulary or the text does not fit the task.
     """
-    _ = self._seqio_tasks
+    _ = self._vocabulary
+    for part in self.task.parts:
+      part.source.num_parts()
 
   @functools.cached_property
   def _vocabulary(self) -> Vocabulary:
     return self.task.vocabulary(self.data_dir)
 
-  @functools.cached_property
-  def _seqio_tasks(self) -> list[Any]:
-    return [part.seqio_task(self._vocabulary) for part in self.task.parts]
-
-  def batches(self, start: int) -> Iterator[Batch]:
+  def batches(self, start: int) -> "_Batches":
     """This host's part of batch `start`, `start + 1`, ... without end.
 
-    Raises:
-      ValueError: an epoch has no rows.
+    All rows before are read and encoded first: `resume` is faster.
     """
+    places = [Place(self._reader) for _ in self.task.parts]
+    return self._read_ahead(0, places, dropped=start)
+
+  def resume(
+    self, start: int, places: Int[np.ndarray, "hosts tasks 4"]
+  ) -> "_Batches":
+    """Batches from `start` on, of a run that has read up to these places.
+
+    Args:
+      start: number of the next batch.
+      places: of all hosts that have read so far.
+
+    Raises:
+      ValueError: they are of another number of tasks.
+    """
+    count = len(self.task.parts)
+    if places.shape[1:] != (count, len(Place._fields)):
+      raise ValueError(
+        f"the checkpoint has places in {places.shape[1]} tasks, expected "
+        f"{count}: undo the change of --gin.TASK, or set another MODEL_DIR"
+      )
+    if len(places) == self._readers:
+      rows = places[self._reader]
+    else:
+      # The parts that nobody has begun.
+      rows = np.zeros_like(places[0])
+      rows[:, 0] = places[:, :, 0].max(0) + 1 + self._reader
+    own = [Place(*map(int, row)) for row in rows]
+    return self._read_ahead(start, own)
+
+  @property
+  def _readers(self) -> int:
+    """The number of hosts that read different text."""
+    return 1 if self.shared else jax.process_count()
+
+  @property
+  def _reader(self) -> int:
+    return 0 if self.shared else jax.process_index()
+
+  def _read_ahead(
+    self, start: int, places: Sequence[Place], dropped: int = 0
+  ) -> "_Batches":
+    """Batches from `start` on, but for the first ones.
+
+    Args:
+      start: number of the batch that the places are for.
+      places: this host's places in the tasks.
+      dropped: number of batches to leave out.
+    """
+    closed = threading.Event()
+    batches = self._batches(start, places, dropped, closed)
+    return _Batches(batches, np.array(places), closed)
+
+  def _batches(
+    self,
+    start: int,
+    places: Sequence[Place],
+    dropped: int,
+    closed: threading.Event,
+  ) -> Generator[tuple[Batch, Places]]:
+    """What `_read_ahead` reads ahead, each with the places after it."""
+    host = slice(self._host.begin, self._host.begin + self._host.size)
     corrupt = self.task.objective.corruption(
       self._vocabulary, self.feature_lengths
     )
-    skipped = self._interleaving.before(start)
-    streams = [
-      itertools.islice(self._rows(part), int(skipped[part]), None)
-      for part in range(len(self.task.parts))
-    ]
-    begin, end = self._host.begin, self._host.begin + self._host.size
-    for batch in itertools.count(start):
-      first = batch * self.batch_size
-      # Each stream is endless, so a batch is always full.
-      drawn = [
-        (part, *next(streams[part]))
-        for part, _ in map(
-          self._interleaving.locate, range(first, first + self.batch_size)
-        )
-      ]
-      examples = [
-        corrupt(row, self._orders[part].rng(epoch, index))
-        for part, epoch, index, row in drawn[begin:end]
-      ]
-      yield {
-        key: np.stack([example[key] for example in examples])
-        for key in examples[0]
-      }
+    now = list(places)
+    with contextlib.ExitStack() as stack:
+      rows = self._rows(places, stack, closed)
+      for batch in itertools.count(start):
+        numbers = range(batch * self.batch_size, (batch + 1) * self.batch_size)
+        drawn = []
+        for number in numbers if self.shared else numbers[host]:
+          part, _ = self._interleaving.locate(number)
+          now[part], row = next(rows[part])
+          drawn.append((part, row))
+        if batch < start + dropped:
+          continue
+        examples = [
+          corrupt(row.row, self._orders[part].rng(row.epoch, row.number))
+          for part, row in (drawn[host] if self.shared else drawn)
+        ]
+        stacked = {
+          key: np.stack([example[key] for example in examples])
+          for key in examples[0]
+        }
+        yield stacked, np.array(now)
 
-  def _rows(self, part: int) -> Iterator[tuple[int, int, Row]]:
-    """Epoch, index and row of a task's examples of all hosts, without end."""
-    order = self._orders[part]
-    for epoch in itertools.count():
-      num_rows = 0
-      windows = _chunks(self._epoch(part), self.shuffle_window)
-      for number, window in enumerate(windows):
-        places = np.arange(len(window))
-        if order.shuffle:
-          seeds = [order.seed, epoch, number, WINDOW_STREAM]
-          places = np.random.default_rng(seeds).permutation(len(window))
-        for place in places:
-          yield epoch, num_rows + int(place), window[place]
-        num_rows += len(window)
-      self._check_size(self.task.parts[part], num_rows)
+  def _rows(
+    self,
+    places: Sequence[Place],
+    stack: contextlib.ExitStack,
+    closed: threading.Event,
+  ) -> list[Iterator[tuple[Place, StreamedRow]]]:
+    """Rows of each task from its place on, and the place after each.
 
-  def _epoch(self, part: int) -> Iterator[Row]:
-    """The rows of a task's split, in the source's order."""
-    row_length = self.task.objective.row_length(self.feature_lengths)
-    dataset = self._seqio_tasks[part].get_dataset(
-      sequence_length={"inputs": row_length}, split=self.split, shuffle=False
+    Args:
+      places: one for each task.
+      stack: ends threads and processes when it is closed.
+      closed: set when no more rows are needed.
+    """
+    pool = None
+    if self.workers:
+      # Not forked: the program's threads would be missing in the copies.
+      context = multiprocessing.get_context("spawn")
+      pool = concurrent.futures.ProcessPoolExecutor(self.workers, context)
+      stack.callback(pool.shutdown, cancel_futures=True)
+    rows = []
+    for task, order, share, place in zip(
+      self.task.parts,
+      self._orders,
+      self._interleaving.shares,
+      places,
+      strict=True,
+    ):
+      stream = RowStream(
+        source=task.source,
+        split=self.split,
+        order=order,
+        encode=_Encode(
+          task, str(self._vocabulary.path), dict(self.feature_lengths)
+        ),
+        window=round(self.shuffle_window * share) if self.shuffle else 1,
+        host=self._reader,
+        hosts=self._readers,
+        closed=closed,
+        pool=pool,
+        processes=self.workers,
+      )
+      items = _Items(((window, None) for window in stream.windows(place)), None)
+      windows = ThreadPrefetchDatasetIterator(items, prefetch_buffer_size=1)
+      stack.callback(windows.close)
+      rows.append(_taken(windows, place.taken))
+    return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class _Encode:
+  """Rows of a block of documents; a function that processes can be sent."""
+
+  task: TextTask
+  vocabulary_path: str
+  feature_lengths: Mapping[str, int]
+
+  def __call__(self, documents: list[str]) -> list[Row]:
+    vocabulary = _opened(
+      self.vocabulary_path, self.task.lower_case, self.task.extra_ids
     )
-    for row in dataset.as_numpy_iterator():
-      yield Row(row["inputs"], row["segment_lengths"])
+    rows = self.task.rows(iter(documents), vocabulary, self.feature_lengths)
+    return list(rows)
 
 
-def _chunks(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
-  """Lists of `size` rows; the last may be shorter."""
-  while chunk := list(itertools.islice(rows, size)):
-    yield chunk
+@functools.lru_cache
+def _opened(path: str, lower_case: bool, extra_ids: int) -> Vocabulary:
+  """Opened once in each process."""
+  return open_vocabulary(path, lower_case, extra_ids=extra_ids)
+
+
+def _taken(
+  windows: Iterator[Window], taken: int
+) -> Iterator[tuple[Place, StreamedRow]]:
+  """The rows of windows, without the first ones, and the place after each."""
+  for window in windows:
+    for number in range(taken, len(window.rows)):
+      yield window.place._replace(taken=number + 1), window.rows[number]
+    taken = 0
+
+
+class _Items(grain.DatasetIterator):
+  """Items of a generator, and the state after each, for Grain to read ahead."""
+
+  def __init__(self, items: Generator[tuple[Any, Any]], state: Any):
+    super().__init__()
+    self._items, self._state = items, state
+
+  def __next__(self) -> Any:
+    item, self._state = next(self._items)
+    return item
+
+  def get_state(self) -> Any:
+    return self._state
+
+  def set_state(self, state: Any) -> None:
+    raise NotImplementedError("a generator cannot go back")
+
+  def close(self) -> None:
+    self._items.close()
+    super().close()
+
+
+class _Batches(ThreadPrefetchDatasetIterator):
+  """Batches that are made ahead; `get_state` gives the places after the last."""
+
+  def __init__(
+    self,
+    batches: Generator[tuple[Batch, Places]],
+    places: Places,
+    closed: threading.Event,
+  ):
+    self._no_more = closed
+    super().__init__(_Items(batches, places), prefetch_buffer_size=READ_AHEAD)
+
+  def close(self) -> None:
+    # First, since threads finish their window otherwise.
+    self._no_more.set()
+    super().close()

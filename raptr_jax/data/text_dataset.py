@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,6 +12,8 @@ from raptr_jax.tasks.files import check_local
 from raptr_jax.tasks.mixture import Mixture
 from raptr_jax.tasks.task import TextTask
 from raptr_jax.tasks.text import sources
+
+READ_AHEAD = 4  # Batches that are made while the device computes.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,8 @@ class TextDataset:
       randomness, even if mixtures differ in their seeds.
     split: a split of the sources of all tasks.
     shuffle: whether rows are permuted.
+    workers: processes that do the work; 0 for a thread of this one. The batches
+      are the same.
   """
 
   task: TextTask | Mixture
@@ -68,12 +71,17 @@ class TextDataset:
   seed: int
   split: str = "train"
   shuffle: bool = True
+  workers: int = 0
 
   def __post_init__(self):
     check_local("DATA_DIR", self.data_dir)
+    if self.workers < 0:
+      raise ValueError(
+        f"DATA_WORKERS={self.workers} must not be negative: set "
+        "--gin.DATA_WORKERS"
+      )
     for part in self.task.parts:
       sources.check_split(self.split, part.source)
-    self._warned = False
     self._host = HostPart.of(self.batch_size)
     self._interleaving = Interleaving(self.task.rates, self.batch_size)
     parts = len(self.task.parts)
@@ -94,30 +102,6 @@ class TextDataset:
       name: jax.ShapeDtypeStruct((self.batch_size, length), dtype)
       for name, (length, dtype) in features.items()
     }
-
-  def _folder(self, part: TextTask) -> Path:
-    return Path(self.data_dir).expanduser() / part.name
-
-  def _check_size(self, part: TextTask, num_rows: int) -> None:
-    """Warns once if a batch has several epochs of a task.
-
-    Raises:
-      ValueError: an epoch has no rows.
-    """
-    if not num_rows:
-      raise ValueError(
-        f"the {self.split} split of {part.name} has no rows: provide more text"
-      )
-    share = self._interleaving.shares[self.task.parts.index(part)]
-    times = self.batch_size * share / num_rows
-    if times > 1 and not self._warned:
-      self._warned = True
-      if jax.process_index() == 0:
-        rows = "1 row" if num_rows == 1 else f"{num_rows} rows"
-        print(
-          f"{self.split} of {part.name}: {rows}, so each batch of "
-          f"{self.batch_size} reads every row {times:.3g} times"
-        )
 
 
 def joined_counts(

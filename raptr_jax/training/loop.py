@@ -6,7 +6,7 @@ import dataclasses
 from jax.stages import Wrapped
 
 from raptr_jax.methods.growth import row_moves
-from raptr_jax.training import setup
+from raptr_jax.training import data_places, setup
 from raptr_jax.training.ahead import compile_ahead
 from raptr_jax.training.checkpoint import CheckpointFolder
 from raptr_jax.training.compiled_steps import CompiledSteps
@@ -16,7 +16,7 @@ from raptr_jax.training.plan import Plan, make_plan
 from raptr_jax.training.profiling import traced
 from raptr_jax.training.recorder import Recorder, Report, open_report
 from raptr_jax.training.signals import Stopped, StopRequest, stop_signals
-from raptr_jax.training.state import TrainState
+from raptr_jax.training.state import Progress, TrainState
 from raptr_jax.training.summary import Summary, finish, finished_summary
 
 
@@ -100,7 +100,7 @@ def _assemble(
     recorder=recorder,
     compiled=compiled,
     grow=grow,
-    examples=progress.get("examples", 0),
+    progress=progress,
   )
   return loop, state
 
@@ -116,7 +116,7 @@ class _Loop:
     recorder: of metrics and seconds.
     compiled: the programs of its steps.
     grow: see `setup.jitted_grow`.
-    examples: training examples consumed so far.
+    progress: of the checkpoint that the run starts from.
   """
 
   experiment: Experiment
@@ -125,7 +125,7 @@ class _Loop:
   recorder: Recorder
   compiled: CompiledSteps
   grow: Wrapped
-  examples: int
+  progress: Progress
 
   def run(
     self, state: TrainState, start: int, stop: StopRequest
@@ -133,7 +133,8 @@ class _Loop:
     """Runs from step `start` to the end or a stop; returns state and step."""
     total_steps = self.experiment.total_steps
     dataset = self.experiment.train_dataset
-    batches = dataset.batches(self.examples // dataset.batch_size)
+    batches = data_places.begin(dataset, self.progress)
+    examples = self.progress.get("examples", 0)
     for step in traced(start, self.experiment, self.recorder):
       # The entry of the steps so far comes first, since evaluation and
       # checkpoint wait for the device anyway. Evaluation comes before the
@@ -145,7 +146,9 @@ class _Loop:
         if self.evaluator.due(step):
           self._evaluate(state, step, "full", depth_of_step=step - 1)
         if saving:
-          self._save(state, step)
+          self._save(
+            state, step, data_places.reached(dataset, batches, examples)
+          )
         if stopping:
           return state, step
       state = self._grown(state, step)
@@ -160,10 +163,11 @@ class _Loop:
       # that the device never waits for the host.
       self.recorder.write_steps(step)
       self.recorder.add(step, metrics)
-      self.examples += dataset.batch_size
+      examples += dataset.batch_size
     self.recorder.write_steps(total_steps)
     if start < total_steps:
-      self._save(state, total_steps)
+      place = data_places.reached(dataset, batches, examples)
+      self._save(state, total_steps, place)
     return state, total_steps
 
   def _grown(self, state: TrainState, step: int) -> TrainState:
@@ -189,9 +193,8 @@ class _Loop:
       losses = self.evaluator.full(state.params, depths)
       self.recorder.write_evaluation(step, layers, losses)
 
-  def _save(self, state: TrainState, step: int) -> None:
-    """Begins to save a checkpoint."""
+  def _save(self, state: TrainState, step: int, data: Progress) -> None:
+    """Begins to save a checkpoint, with the place in the data."""
     self.recorder.check_finite(step)
     with self.recorder.paused("saving"):
-      progress = self.recorder.progress() | {"examples": self.examples}
-      self.checkpoints.save(state, step, progress)
+      self.checkpoints.save(state, step, self.recorder.progress() | data)

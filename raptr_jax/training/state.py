@@ -30,12 +30,14 @@ class Progress(TypedDict, total=False):
 
   Attributes:
     examples: training examples consumed.
+    places: of all hosts in streamed data, see `contracts.StreamedDataset`.
     sums: metrics since the last entry of the report.
     train_seconds: seconds of training.
     lap_seconds: seconds of training since the last entry of the report.
   """
 
   examples: int
+  places: list[list[list[int]]]
   sums: dict[str, float]
   train_seconds: float
   lap_seconds: float
