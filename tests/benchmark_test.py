@@ -196,10 +196,9 @@ def test_attention_that_does_not_fit_is_not_run(monkeypatch):
 
 
 def test_the_input_suite_reads_a_whole_text(monkeypatch):
-  monkeypatch.setattr(inputs, "missing", lambda packages: [*packages])
   monkeypatch.setitem(inputs.WORDS, "tiny", 10_000)
   (found,) = inputs.run("tiny", 1)
-  assert [row["pipeline"] for row in found.rows] == ["prepared"] * 2
+  assert [row["pipeline"] for row in found.rows] == ["prepared", "streamed"] * 2
   for row in found.rows:
     assert row["examples"] >= inputs.BATCH
     assert row["examples per CPU second"] > 0

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import itertools
 import multiprocessing
+import sys
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
@@ -294,3 +295,7 @@ class _Batches(ThreadPrefetchDatasetIterator):
     # First, since threads finish their window otherwise.
     self._no_more.set()
     super().close()
+
+  def __del__(self) -> None:
+    if not sys.is_finalizing():  # Then, modules may be gone already.
+      self.close()
