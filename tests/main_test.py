@@ -422,7 +422,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
   main.main([*arguments, run, "--dry_run"])
   out = capsys.readouterr().out
   for text in ("parameters", "FLOPs of a dense step", "1.333 nominal",
-               "epochs", "tokens", "MiB temporary", "path length"):  # fmt: skip
+               "epochs", "token positions", "of which padding", "MiB temporary", "path length"):  # fmt: skip
     assert text in out
   assert not (tmp_path / "run").exists()
 

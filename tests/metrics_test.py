@@ -8,7 +8,8 @@ from raptr_jax.training.metrics import IntervalMeter, Stopwatch, unigram_loss
 
 def step_metrics(loss, weight):
   values = {"loss": loss, "accuracy": weight / 2, "weight": weight}
-  return {k: jnp.asarray(v) for k, v in (values | {"grad_norm": 2.0}).items()}
+  values |= {"grad_norm": 2.0, "tokens": 9}
+  return {k: jnp.asarray(v) for k, v in values.items()}
 
 
 def test_means_are_weighted_by_targets_and_steps():
@@ -17,7 +18,7 @@ def test_means_are_weighted_by_targets_and_steps():
   meter.add(step_metrics(3.0, 7.0), 8)
   assert meter.close() == {
     "loss": 1.0, "accuracy": 0.5, "grad_norm": 2.0, "path_length": 6.0,
-    "steps": 2,
+    "steps": 2, "tokens": 18.0,
   }  # fmt: skip
 
 

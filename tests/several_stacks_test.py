@@ -140,7 +140,7 @@ def test_tokens_of_both_sides_are_counted():
       batch = super()._batch(number)
       return batch | {"encoder_tokens": np.zeros((self.batch_size, 5))}
 
-  assert make_plan(train_dataset=Paired()).batch_tokens == 8 * (8 + 5)
+  assert make_plan(train_dataset=Paired()).batch_positions == 8 * (8 + 5)
 
 
 def test_one_policy_for_all_stacks_draws_independently():

@@ -105,6 +105,77 @@ def test_killed_and_started_again_it_ends_in_the_same_bits(
   assert entries(tmp_path, "eval") == entries(Path(unbroken.model_dir), "eval")
 
 
+class PaddedDataset(ToyDataset):
+  """Of each row of batch n, only the first n % 3 + 2 positions hold text."""
+
+  def _batch(self, number):
+    batch = super()._batch(number)
+    text = batch["positions"] < number % 3 + 2
+    return batch | {"segment_ids": text.astype(np.int32)}
+
+
+def test_padding_is_not_counted_as_tokens(tmp_path):
+  class Dying(DyingDataset, PaddedDataset):
+    pass
+
+  with pytest.raises(Killed):
+    train(make_experiment(tmp_path, train_dataset=Dying(6)))
+  train(make_experiment(tmp_path, train_dataset=PaddedDataset()))
+  found = entries(tmp_path, "train")
+  # Two steps of 8 rows of 8 positions each: 2 + 3, 4 + 2, 3 + 4, ...
+  steps = [8 * tokens for tokens in (5, 6, 7, 5, 6, 7)]
+  assert [r["tokens"] for r in found] == list(np.cumsum(steps))
+  assert [r["padding"] for r in found] == pytest.approx(
+    [1 - tokens / (2 * 8 * 8) for tokens in steps]
+  )
+  summary = json.loads((tmp_path / "summary.json").read_text())
+  assert summary["tokens"] == sum(steps) == 288
+  assert summary["padding"] == pytest.approx(1 - 288 / (12 * 8 * 8))
+
+
+class PlacedDataset(ToyDataset):
+  """A stream: only its place, seven times the batch's number, says where."""
+
+  def __init__(self, dies_at=None):
+    super().__init__()
+    self.dies_at = dies_at
+
+  def batches(self, start):
+    assert start == 0
+    return PlacedBatches(self, 0)
+
+  def resume(self, start, places):
+    (place,) = places
+    assert place.tolist() == [[7 * start]]
+    return PlacedBatches(self, place[0, 0] // 7)
+
+
+class PlacedBatches:
+  def __init__(self, dataset, number):
+    self.dataset, self.number = dataset, number
+
+  def __iter__(self):
+    return self
+
+  def __next__(self):
+    if self.number == self.dataset.dies_at:
+      raise Killed
+    self.number += 1
+    return self.dataset._batch(self.number - 1)
+
+  def get_state(self):
+    return np.array([[7 * self.number]])
+
+
+@pytest.mark.parametrize("dies_at", [4, 11])
+def test_a_stream_goes_on_from_its_place(tmp_path, unbroken, dies_at):
+  dying = make_experiment(tmp_path, train_dataset=PlacedDataset(dies_at))
+  with pytest.raises(Killed):
+    train(dying)
+  again = make_experiment(tmp_path, train_dataset=PlacedDataset())
+  assert_it_ends_like(unbroken, again)
+
+
 def test_paths_that_share_programs_train_alike(tmp_path, monkeypatch):
   policy = policies.constant(num_layers=LAYERS, path_length=3)
   alone = make_experiment(tmp_path / "alone", policy=policy)

@@ -1,4 +1,4 @@
-"""Prints what a run would do and cost; reads no data and trains nothing."""
+"""Prints what a run would do and cost; trains nothing."""
 
 import numpy as np
 from rich.console import Console
@@ -9,6 +9,7 @@ from raptr_jax.training import setup
 from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.plan import Plan, make_plan
 from raptr_jax.training.programs_page import print_programs
+from raptr_jax.training.token_counts import real_tokens, token_positions
 
 
 def print_plan(experiment: Experiment, *, every_program: bool = False) -> None:
@@ -33,8 +34,9 @@ def print_plan(experiment: Experiment, *, every_program: bool = False) -> None:
     f" {plan.flop_factor_spent:.3f} with this seed's draws",
     "FLOP factor, whole step": f"{plan.flop_factor_whole_step:.3f}",
     "solved for the FLOP factor": _solved_for(experiment),
-    "tokens": f"{plan.total_steps * plan.batch_tokens:,}"
-    f" ({plan.batch_tokens:,} a step)",
+    "token positions": f"{plan.total_steps * plan.batch_positions:,}"
+    f" ({plan.batch_positions:,} a step)",
+    "of which padding": _padding(experiment),
     "epochs": _epochs(experiment),
   }
   for name, value in facts.items():
@@ -63,6 +65,15 @@ def _epochs(experiment: Experiment) -> str:
     return "unknown: streamed, or not prepared yet"
   examples = experiment.total_steps * experiment.train_dataset.batch_size
   return f"{examples / size:.2f} of {size:,} examples"
+
+
+def _padding(experiment: Experiment) -> str:
+  """The share of a batch without text, of data that are prepared."""
+  dataset = experiment.train_dataset
+  if dataset.num_examples is None:
+    return "unknown: streamed, or not prepared yet"
+  batch = next(dataset.batches(0))
+  return f"{1 - real_tokens(batch) / token_positions(batch):.1%} (first batch)"
 
 
 def _stage_table(plan: Plan) -> Table:

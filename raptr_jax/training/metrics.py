@@ -44,7 +44,10 @@ class IntervalMeter:
     return dict(self._sums)
 
   def close(self) -> dict[str, float]:
-    """Ends the interval; waits for its steps, and returns their means."""
+    """Ends the interval; waits for its steps, and returns their means.
+
+    Of `steps` and `tokens`, it returns the sums.
+    """
     sums = self.sums()
     self._sums = {}
     return {
@@ -53,6 +56,7 @@ class IntervalMeter:
       "grad_norm": sums["grad_norm"] / sums["steps"],
       "path_length": sums["path_length"] / sums["steps"],
       "steps": sums["steps"],
+      "tokens": sums["tokens"],
     }
 
 

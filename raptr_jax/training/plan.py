@@ -22,9 +22,7 @@ from raptr_jax.contracts import Step, StepFlops
 from raptr_jax.methods.by_step import ByStep
 from raptr_jax.methods.draws import DrawTable, draw_table
 from raptr_jax.training.experiment import Experiment
-
-# Features of a batch that hold the tokens a model reads.
-TOKENS = ("tokens", "encoder_tokens")
+from raptr_jax.training.token_counts import token_positions
 
 # Of each layer in several steps, by stack.
 KeepProbabilities: TypeAlias = Mapping[str, Float[np.ndarray, "steps L"]]
@@ -59,7 +57,7 @@ class Plan:
     stages: in order.
     learning_rates: of each step.
     step_flops: FLOPs of a step on the global batch, by kept layers.
-    batch_tokens: token positions in a global batch.
+    batch_positions: token positions in a global batch, padding included.
     stacks: L of each stack.
   """
 
@@ -67,7 +65,7 @@ class Plan:
   stages: tuple[PlannedStage, ...]
   learning_rates: ByStep[Float[np.ndarray, ""]]
   step_flops: StepFlops
-  batch_tokens: int
+  batch_positions: int
   stacks: Mapping[str, int]
 
   def __repr__(self) -> str:
@@ -178,7 +176,7 @@ def make_plan(experiment: Experiment) -> Plan:
     stages=_planned_stages(experiment),
     learning_rates=ByStep(experiment.optimizer.learning_rate, total_steps),
     step_flops=experiment.model.step_flops(spec),
-    batch_tokens=sum(spec[name].size for name in TOKENS if name in spec),
+    batch_positions=token_positions(spec),
     stacks=experiment.model.stacks,
   )
 

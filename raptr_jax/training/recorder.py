@@ -44,6 +44,7 @@ class Recorder:
     meter: sums since then.
     stopwatch: seconds of training, without other work.
     last_added: steps that the device has been given.
+    tokens: read up to the last entry, without padding.
   """
 
   plan: Plan
@@ -53,6 +54,7 @@ class Recorder:
   meter: IntervalMeter
   stopwatch: Stopwatch
   last_added: int
+  tokens: float
 
   @classmethod
   def resume(
@@ -75,6 +77,7 @@ class Recorder:
         progress.get("train_seconds", 0.0), progress.get("lap_seconds", 0.0)
       ),
       last_added=start,
+      tokens=progress.get("tokens", 0.0),
     )
     report.follow(recorder.steps_done)
     return recorder
@@ -87,6 +90,7 @@ class Recorder:
     """What `resume` needs; waits for the device."""
     return {
       "sums": self.meter.sums(),
+      "tokens": self.tokens,
       "train_seconds": self.stopwatch.seconds,
       "lap_seconds": self.stopwatch.lap_seconds,
     }
@@ -126,14 +130,17 @@ class Recorder:
     self.check_finite(step)
     means = self.meter.close()
     steps, seconds = means.pop("steps"), self.stopwatch.lap()
+    tokens = means.pop("tokens")
+    self.tokens += tokens
     begun = self.plan.flops_spent(int(step - steps))
     spent = self.plan.flops_spent(step)
     entry = {
       "learning_rate": float(self.plan.learning_rates.at(step - 1)),
       "stage": self.plan.stage_index(step - 1) + 1,
       "flops": spent,
-      "tokens": step * self.plan.batch_tokens,
-      "tokens_per_second": steps * self.plan.batch_tokens / seconds,
+      "tokens": self.tokens,
+      "tokens_per_second": tokens / seconds,
+      "padding": 1 - tokens / (steps * self.plan.batch_positions),
       "step_seconds": seconds / steps,
       "mfu": flops.utilisation((spent - begun) / seconds),
     }

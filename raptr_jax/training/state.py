@@ -32,6 +32,7 @@ class Progress(TypedDict, total=False):
     examples: training examples consumed.
     places: of all hosts in streamed data, see `contracts.StreamedDataset`.
     sums: metrics since the last entry of the report.
+    tokens: read up to that entry, without padding.
     train_seconds: seconds of training.
     lap_seconds: seconds of training since the last entry of the report.
   """
@@ -39,6 +40,7 @@ class Progress(TypedDict, total=False):
   examples: int
   places: list[list[list[int]]]
   sums: dict[str, float]
+  tokens: float
   train_seconds: float
   lap_seconds: float
 

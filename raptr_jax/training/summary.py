@@ -67,7 +67,7 @@ def finish(
   """Evaluates the full model and shorter paths, and writes the summary."""
   plan, report = recorder.plan, recorder.report
   losses = _last_evaluations(experiment, evaluator, recorder, state)
-  summary = _summary(experiment, plan, losses) | {
+  summary = _summary(experiment, plan, losses, recorder.tokens) | {
     "train_seconds": recorder.stopwatch.seconds,
     "parameters": parameter_count(state.params),
   }
@@ -102,7 +102,9 @@ def _last_evaluations(
   }
 
 
-def _summary(experiment: Experiment, plan: Plan, losses: Summary) -> Summary:
+def _summary(
+  experiment: Experiment, plan: Plan, losses: Summary, tokens: float
+) -> Summary:
   """Everything in the summary but what the run measured of itself."""
   steps = plan.total_steps
   return {
@@ -117,7 +119,8 @@ def _summary(experiment: Experiment, plan: Plan, losses: Summary) -> Summary:
     ],
     "flop_factor_whole_step": plan.flop_factor_whole_step,
     "flops_spent": plan.flops_spent(steps),
-    "tokens": steps * plan.batch_tokens,
+    "tokens": tokens,
+    "padding": 1 - tokens / (steps * plan.batch_positions),
     "random_seed": experiment.random_seed,
     "execution": experiment.execution,
     "solved_for": experiment.solved_for,

@@ -21,6 +21,7 @@ from raptr_jax.methods.layer_rows import TreePath, of_stack
 from raptr_jax.models.shards import sum_over_shards
 from raptr_jax.training.optim import Optimizer
 from raptr_jax.training.state import TrainState
+from raptr_jax.training.token_counts import real_tokens
 
 # Parameters, draws, and the key of the step: what every shard has whole.
 Whole: TypeAlias = tuple[Params, Draws, Key[Array, ""]]
@@ -57,7 +58,8 @@ def train_step(
 
   Returns:
     The next state, and the metrics of `model.loss_fn` with `grad_norm`, the
-    norm of the gradient before clipping.
+    norm of the gradient before clipping, and `tokens`, those of the batch
+    without padding.
   """
   step_key = jax.random.fold_in(dropout_key, state.step)
   gradient = functools.partial(_gradient, model)
@@ -79,7 +81,10 @@ def train_step(
     grads, state.opt_state, state.params, kept_layers=kept_layers
   )
   params = optax.apply_updates(state.params, updates)
-  metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
+  metrics = metrics | {
+    "grad_norm": optax.tree.norm(grads),
+    "tokens": jnp.asarray(real_tokens(batch)),
+  }
   return TrainState(state.step + 1, params, opt_state), metrics
 
 
