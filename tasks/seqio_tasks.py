@@ -86,8 +86,8 @@ def register_unpacked(task: TextTask | Mixture, data_dir: str) -> str:
 
   - UL2 for an encoder-decoder: `inputs`, with an end token, and `targets`, for
     `seqio.EncDecFeatureConverter`.
-  - UL2 for a decoder: the same without that end token, which fill `inputs` or
-    `targets`, for `seqio.PrefixLMFeatureConverter`.
+  - UL2 for a decoder: the same without that end token, of other texts than
+    rows have, for `seqio.PrefixLMFeatureConverter`.
   - Causal language modelling: `targets`, for `seqio.LMFeatureConverter`, whose
     `bos_id` is in the place of [CLS].
   - Masked language modelling: `inputs`, and `targets` aligned with them, which
