@@ -1,8 +1,8 @@
 """Seqio's feature converters for our models.
 
 They make batches, as the layouts of our objectives describe them, of tasks in
-seqio's standard form: those of `seqio_tasks.register_unpacked`, and others, such
-as those of `downstream/seqio_tasks.py`. Seqio packs the texts.
+seqio's standard form: those of `seqio_tasks.register_unpacked`, and those of
+others that end `inputs` and `targets` alike. Seqio packs the texts.
 """
 
 import abc

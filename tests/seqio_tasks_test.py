@@ -4,9 +4,11 @@ import dataclasses
 import itertools
 import types
 
+import gin
 import numpy as np
 import pytest
 
+from raptr_jax import main
 from raptr_jax.data.prepared import PreparedDataset
 from raptr_jax.tasks.mixture import Mixture
 from raptr_jax.tasks.objectives.causal_lm import CausalLM
@@ -320,6 +322,32 @@ def test_a_mixture_has_the_examples_and_rates_of_its_tasks(folder, tmp_path):
   texts = seqio.get_mixture_or_task(name).get_dataset(standard, "train")
   assert set(texts.element_spec) == set(standard)
   assert next(texts.as_numpy_iterator())["targets"].dtype == np.int32
+
+
+def test_gin_files_register_what_they_configure(folder, tmp_path):
+  (tmp_path / "t5x.gin").write_text(
+    "from __gin__ import dynamic_registration\n"
+    "from raptr_jax.tasks import seqio_tasks\n"
+    "include 'data/ul2_kjv.gin'\n"
+    "seqio_tasks.register_unpacked:\n"
+    "  task = %TASK\n"
+    "  data_dir = %DATA_DIR\n"
+    "DATASET_NAME = @seqio_tasks.register_unpacked()\n"
+  )
+  given = {
+    "VOCABULARY_PATH": str(folder / "given.model"),
+    "VOCABULARY_SIZE": 620,
+    "VOCABULARY_EXTRA_IDS": 20,
+    "BATCH_SIZE": 8,
+    "RANDOM_SEED": 0,
+  }
+  bindings = [f"--gin.{name}={value!r}" for name, value in given.items()]
+  main.configure([f"--gin_file={tmp_path / 't5x.gin'}", *bindings], "")
+  name = gin.query_parameter("%DATASET_NAME").scoped_configurable_fn()
+  assert name == "ul2_kjv_unpacked"
+  lengths = {"inputs": 48, "targets": 24}
+  texts = seqio.get_mixture_or_task(name).get_dataset(lengths, "train")
+  assert set(next(texts.as_numpy_iterator())) == set(lengths)
 
 
 def test_what_does_not_fit_is_refused(folder, monkeypatch):
