@@ -181,7 +181,8 @@ class Dataset(Protocol):
     num_examples: examples in an epoch; None if unknown, as for streams.
     unigram_counts: of tokens in the training text; None if unknown.
     example_kinds: names of the kinds of examples, such as denoisers, which the
-      feature `example_kind` [B, 1] of a batch indexes. Empty if there is one.
+      feature `example_kind` of a batch indexes: [B, 1], or one for each target.
+      Empty if there is one.
   """
 
   @property

@@ -3,9 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from raptr_jax.tasks import extras
 from raptr_jax.tasks.objectives.objective import Objective
 from raptr_jax.tasks.task import TextTask
 from raptr_jax.tasks.text.vocabulary import Vocabulary
@@ -85,21 +83,3 @@ class Mixture:
     return itertools.chain.from_iterable(
       zip(*(task.documents(split) for task in self.tasks))
     )
-
-  def seqio_mixture(self, vocabulary: Vocabulary) -> Any:
-    """Registers the parts and the mixture with seqio; replaces earlier ones.
-
-    This is for other programs: seqio draws rows at random by the rates, while
-    every batch of our datasets follows them.
-
-    Args:
-      vocabulary: the parts' vocabulary.
-
-    Returns:
-      The seqio.Mixture.
-    """
-    seqio = extras.require("seqio")
-    if self.name in seqio.MixtureRegistry.names():
-      seqio.MixtureRegistry.remove(self.name)
-    parts = [task.seqio_task(vocabulary).name for task in self.tasks]
-    return seqio.MixtureRegistry.add(self.name, list(zip(parts, self.rates)))

@@ -1,13 +1,11 @@
 """A task: a source of text, how it is tokenised, and what is learned."""
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from raptr_jax.tasks import extras
 from raptr_jax.tasks.objectives.objective import Objective
 from raptr_jax.tasks.objectives.packing import Row, pack
 from raptr_jax.tasks.text import vocabularies
@@ -192,104 +190,15 @@ class TextTask:
     vocabulary: Vocabulary,
     feature_lengths: Mapping[str, int],
   ) -> Iterator[Row]:
-    """Encodes, cuts and packs documents; needs no TensorFlow."""
+    """Encodes, cuts and packs documents."""
     encoded = itertools.chain.from_iterable(
       map(vocabulary.encode_batch, _batches(documents))
     )
-    return self._pack(
+    return pack(
       encoded,
-      vocabulary,
-      self.objective.row_length(feature_lengths),
+      framing=self.objective.framing(vocabulary),
+      length=self.objective.row_length(feature_lengths),
     )
-
-  def seqio_task(self, vocabulary: Vocabulary) -> Any:
-    """Registers this task with seqio under its name; replaces an earlier one.
-
-    A seqio example is a row: `inputs` int32[n], `segment_lengths` int32[s] and
-    `index` int64, the row's number in its split. Unshuffled, these rows equal
-    those of `rows` if the sequence length of `inputs` is the row length.
-
-    Args:
-      vocabulary: this task's vocabulary.
-
-    Returns:
-      The seqio.Task.
-    """
-    seqio = extras.require("seqio")
-    if self.name in seqio.TaskRegistry.names():
-      seqio.TaskRegistry.remove(self.name)
-    return seqio.TaskRegistry.add(
-      self.name,
-      source=seqio.FunctionDataSource(
-        self._document_dataset, splits=self.source.splits
-      ),
-      preprocessors=[
-        functools.partial(
-          seqio.preprocessors.tokenize, copy_pretokenized=False
-        ),
-        functools.partial(self._row_dataset, vocabulary=vocabulary),
-      ],
-      output_features={
-        "inputs": seqio.Feature(vocabulary.to_seqio(), add_eos=False)
-      },
-    )
-
-  def _document_dataset(self, split: str, shuffle_files: bool) -> Any:
-    """A tf.data.Dataset of texts and their parts, in the source's order."""
-    del shuffle_files  # raptr_jax/data/order.py decides the training order.
-    tf = extras.require("tensorflow")
-    return tf.data.Dataset.from_generator(
-      lambda: (
-        {"inputs": text, "part": part}
-        for part in range(self.source.num_parts())
-        for text in self.source.documents(split, part)
-      ),
-      output_signature={
-        "inputs": tf.TensorSpec((), tf.string),
-        "part": tf.TensorSpec((), tf.int64),
-      },
-    )
-
-  def _row_dataset(
-    self,
-    dataset: Any,
-    sequence_length: Mapping[str, int],
-    vocabulary: Vocabulary,
-  ) -> Any:
-    """Packs tokenised documents into rows, each part by itself."""
-    tf = extras.require("tensorflow")
-
-    def rows():
-      packed = (
-        row
-        for _, part in itertools.groupby(
-          dataset.as_numpy_iterator(), key=lambda document: document["part"]
-        )
-        for row in self._pack(
-          (document["inputs"] for document in part),
-          vocabulary,
-          sequence_length["inputs"],
-        )
-      )
-      for index, row in enumerate(packed):
-        yield {
-          "inputs": row.tokens,
-          "segment_lengths": row.segment_lengths,
-          "index": index,
-        }
-
-    return tf.data.Dataset.from_generator(
-      rows,
-      output_signature={
-        "inputs": tf.TensorSpec((None,), tf.int32),
-        "segment_lengths": tf.TensorSpec((None,), tf.int32),
-        "index": tf.TensorSpec((), tf.int64),
-      },
-    )
-
-  def _pack(self, documents, vocabulary, length) -> Iterator[Row]:
-    framing = self.objective.framing(vocabulary)
-    return pack(documents, framing=framing, length=length)
 
 
 def _batches(documents: Iterable[str]) -> Iterator[list[str]]:

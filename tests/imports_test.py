@@ -17,7 +17,7 @@ ROOMS = (
     f"raptr_jax.tasks.{room}"
     for room in (
       "extras", "files", "progress", "text", "objectives", "task", "mixture",
-      "prepared", "downstream",
+      "seqio_tasks", "seqio_features", "prepared", "downstream",
     )
   ),
   *(

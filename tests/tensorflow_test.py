@@ -1,17 +1,12 @@
-"""What needs the extra packages: seqio, TensorFlow and its datasets."""
-
-import dataclasses
+"""What needs TensorFlow: its datasets, and vocabularies inside seqio."""
 
 import numpy as np
 import pytest
 
 from raptr_jax.data.prepared import PreparedDataset
 from raptr_jax.data.streaming import StreamingDataset
-from raptr_jax.tasks.mixture import Mixture
-from raptr_jax.tasks.objectives.packing import BLOCK_DOCUMENTS
 from raptr_jax.tasks.prepared.prepare import prepare
-from raptr_jax.tasks.text import text_files, tfds_source
-from raptr_jax.tasks.text.sources import TextFolder
+from raptr_jax.tasks.text import tfds_source
 from raptr_jax.tasks.text.tfds_source import TfdsCorpus, merge_order
 from raptr_jax.tasks.text.vocabularies import open_vocabulary
 from tests.small_task import (
@@ -31,26 +26,16 @@ BATCH_SIZE = 16
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-  """Real chapters, and so many short lines that there are several blocks."""
-  folder = write_corpus(tmp_path_factory.mktemp("streaming") / "corpus")
-  lines = [f"This is line {i * i} of many." for i in range(2 * BLOCK_DOCUMENTS)]
-  (folder / "c.txt").write_text("\n".join(lines), encoding="utf-8")
-  return folder
+  return write_corpus(tmp_path_factory.mktemp("text") / "corpus")
 
 
 @pytest.fixture(scope="module")
-def task(corpus):
-  return make_task(corpus, source=TextFolder(str(corpus), 6, "line"))
-
-
-@pytest.fixture(scope="module")
-def data_dir(task, tmp_path_factory):
+def data_dir(corpus, tmp_path_factory):
+  """Where a task on the corpus is prepared, with its vocabulary."""
   path = tmp_path_factory.mktemp("prepared")
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(text_files, "RANGE_BYTES", 50_000)
-    prepare(task=task, feature_lengths=LENGTHS, data_dir=str(path))
-  assert len(list(path.glob("*/train-*"))) > 1
-  return path
+  task = make_task(corpus)
+  prepare(task=task, feature_lengths=LENGTHS, data_dir=str(path))
+  return path / task.name
 
 
 def _dataset(kind, task, data_dir, **changes):
@@ -65,45 +50,6 @@ def _dataset(kind, task, data_dir, **changes):
   dataset = kind(**{**arguments, **changes})
   dataset.open()
   return dataset
-
-
-@pytest.mark.parametrize("split", ["train", "validation"])
-def test_seqio_task_gives_the_rows_of_the_task(task, data_dir, split):
-  vocabulary = task.prepared_vocabulary(data_dir / task.name)
-  rows = [  # Part by part, like those of prepared shards.
-    row
-    for part in range(task.source.num_parts())
-    for row in task.rows(
-      task.source.documents(split, part), vocabulary, LENGTHS
-    )
-  ]
-  registered = task.seqio_task(vocabulary)
-  assert seqio.get_mixture_or_task(task.name) is registered
-  examples = list(
-    registered.get_dataset(LENGTHS, split, shuffle=False).as_numpy_iterator()
-  )
-  assert [int(example["index"]) for example in examples] == [*range(len(rows))]
-  for example, row in zip(examples, rows):
-    np.testing.assert_array_equal(example["inputs"], row.tokens)
-    np.testing.assert_array_equal(
-      example["segment_lengths"], row.segment_lengths
-    )
-
-
-def test_mixture_in_seqio_has_the_rows_and_rates_of_its_parts(task, data_dir):
-  path = data_dir / task.name / "vocabulary.model"
-  one, two = (
-    dataclasses.replace(task, name=name, vocabulary_path=str(path))
-    for name in ("one", "two")
-  )
-  mixture = Mixture(name="both", tasks=(one, two), rates=(3, 1))
-  for _ in range(2):  # Again replaces it.
-    registered = mixture.seqio_mixture(one.given_vocabulary())
-  assert seqio.get_mixture_or_task("both") is registered
-  assert {t.name: registered.get_rate(t) for t in registered.tasks} == {
-    "one": 3,
-    "two": 1,
-  }
 
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -200,6 +146,11 @@ def test_tfds_documents_by_split(tfds_dir):
   assert train == [f"small document {i}" for i in range(6, 200)]
 
 
+def test_tensorflow_sees_no_gpu(tfds_dir):
+  list(TfdsCorpus({"small": "text"}, tfds_dir).documents("validation"))
+  assert not tf.config.get_visible_devices("GPU")
+
+
 def test_tfds_sets_are_merged_in_proportion(tfds_dir, monkeypatch):
   source = TfdsCorpus({"small": "text", "books": "book"}, tfds_dir)
   train = list(source.documents("train"))
@@ -224,8 +175,8 @@ def test_merge_order_by_hand():
   assert list(merge_order([0, 2])) == [1, 1]
 
 
-def test_tfds_task_streams_as_prepared(tfds_dir, data_dir, task, tmp_path):
-  vocabulary = data_dir / task.name / "vocabulary.model"
+def test_tfds_task_streams_as_prepared(tfds_dir, data_dir, tmp_path):
+  vocabulary = data_dir / "vocabulary.model"
   source = TfdsCorpus({"small": "text", "books": "book"}, tfds_dir)
   tfds_task = make_task(
     tmp_path, name="of_tfds", source=source, vocabulary_path=str(vocabulary)

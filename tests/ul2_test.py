@@ -1,10 +1,17 @@
+import itertools
+
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from raptr_jax.tasks.objectives.denoising import UL2_DENOISERS, Denoiser
-from raptr_jax.tasks.objectives.packing import Row
+from raptr_jax.tasks.objectives.corruption import KindDraw
+from raptr_jax.tasks.objectives.denoising import (
+  UL2_DENOISERS,
+  Denoiser,
+  ul2_denoisers,
+)
+from raptr_jax.tasks.objectives.packing import Framing, Row, pack
 from raptr_jax.tasks.objectives.ul2 import UL2
 from raptr_jax.tasks.task import TextTask
 from raptr_jax.tasks.text.sources import KingJamesBible
@@ -31,11 +38,11 @@ class Vocabulary:
 class FirstOfAll:
   """Draws the first there is, and rounds down."""
 
-  def choice(self, count, p):
-    return 0
+  def __init__(self, point=0.0):
+    self._point = point  # Decides which denoisers are drawn.
 
-  def random(self, count):
-    return np.zeros(count)
+  def random(self, count=None):
+    return self._point if count is None else np.zeros(count)
 
   def permutation(self, count):
     return np.arange(count)
@@ -138,8 +145,35 @@ def test_encoder_decoder_example_by_hand():
     "targets": [A, 12, B, 16, 17, 18, 1, A, 23, 24, 1, 0],
     "target_weights": [1] * 11 + [0],
     "segment_ids": [1] * 7 + [2] * 4 + [0],
-    "example_kind": [0],
+    "example_kind": [0] * 12,
   }
+
+
+def test_two_opposite_denoisers_share_a_row_by_hand():
+  denoisers = (
+    Denoiser("half", 2, 0.5, "[NLU]"),
+    Denoiser("end", None, 0.25, "[S2S]"),
+  )
+  objective = UL2("encoder_decoder", weights=(1, 1), denoisers=denoisers)
+  lengths = {"inputs": 16, "targets": 10}
+  corrupt = objective.corruption(Vocabulary(), lengths)
+  row = Row(np.arange(11, 22, dtype=np.int32), np.array([11]))
+  # "end" hides 1 of 7 tokens: 6 and 3 more are 9 slots of inputs, and 3 targets.
+  # "half" hides 3, in one span: 4 + 3 inputs, 5 targets. Of 8 tokens each, they
+  # would take 9 + 8 inputs. So "end" has 7 tokens, and "half" the other 4.
+  example = corrupt(row, FirstOfAll())
+  assert {key: value.tolist() for key, value in example.items()} == {
+    "encoder_tokens": [5, *range(11, 17), A, 1, 2, 18, 19, A, 1, 0, 0],
+    "encoder_segment_ids": [1] * 9 + [2] * 5 + [0] * 2,
+    "tokens": [0, A, 17, 0, A, 20, 21, 0, 0, 0],
+    "targets": [A, 17, 1, A, 20, 21, 1, 0, 0, 0],
+    "target_weights": [1] * 7 + [0] * 3,
+    "segment_ids": [1] * 3 + [2] * 4 + [0] * 3,
+    "example_kind": [1] * 3 + [0] * 4 + [0] * 3,
+  }
+  # From the other end of the line, "half" comes first.
+  kinds = corrupt(row, FirstOfAll(0.9))["example_kind"]
+  assert kinds.tolist() == [0] * 5 + [1] * 3 + [0] * 2
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -244,6 +278,63 @@ def test_denoisers_are_drawn_by_weight():
   frequency = np.bincount(kinds, minlength=7) / len(kinds)
   np.testing.assert_allclose(frequency, np.array(weights) / 10, atol=0.04)
   assert frequency[1] == 0
+
+
+@pytest.mark.parametrize("uniform_suffix", [True, False])
+@pytest.mark.parametrize("inputs", [96, 512, 1024])
+def test_two_denoisers_fill_inputs_and_targets(inputs, uniform_suffix):
+  """On texts as long as those of C4, whose lengths are about log-normal."""
+  objective = UL2(
+    "encoder_decoder",
+    denoisers=ul2_denoisers(uniform_suffix=uniform_suffix),
+    mode_tokens=uniform_suffix,
+  )
+  lengths = {"inputs": inputs, "targets": inputs // 2}
+  rng = np.random.default_rng(0)
+  # A median of 250 tokens and a mean of 480.
+  sizes = 250 * np.exp(np.sqrt(2 * np.log(480 / 250)) * rng.normal(size=600))
+  rows = pack(
+    (np.arange(100, 102 + size) for size in sizes.astype(int)),
+    framing=Framing(),
+    length=objective.row_length(lengths),
+  )
+  corrupt = objective.corruption(Vocabulary(), lengths)
+  examples = [corrupt(row, rng) for row in itertools.islice(rows, 300)]
+  assert len(examples) > 150
+  names = ("encoder_segment_ids", "segment_ids")
+  used = [(example[name] > 0).sum() for example in examples for name in names]
+  assert sum(used) / (len(examples) * 1.5 * inputs) >= 0.9
+  tokens = np.zeros(7)
+  for example in examples:
+    for number, pair in enumerate(_pairs(example), 1):
+      kinds = example["example_kind"][example["segment_ids"] == number]
+      assert len(set(kinds)) == 1
+      text = np.concatenate(pair)
+      tokens[kinds[0]] += ((text >= 100) & (text < SENTINEL)).sum()
+  # Denoisers get as much text as their weights say.
+  np.testing.assert_allclose(
+    tokens / tokens.sum(), objective.weights, atol=0.04
+  )
+
+
+def test_opposite_draws_keep_the_weights():
+  weights, rates = (0.3, 0.1, 0.2, 0.4), (0.5, 0.1, 0.3, 0.2)
+  draw = KindDraw(np.array(weights), rates, 2)
+  points = (np.arange(1_000) + 0.5) / 1_000
+  drawn = [draw.at(point) for point in points]
+  # In the order of their rates, they end at 0.1, 0.5, 0.7 and 1.
+  assert draw.at(0.05) == [1, 0]
+  assert draw.at(0.25) == [3, 0]
+  assert draw.at(0.4) == [3, 2]
+  assert draw.at(0.95) == [0, 1]
+  shares = np.bincount(np.ravel(drawn)) / 2_000
+  np.testing.assert_allclose(shares, weights, atol=1e-9)
+  assert {tuple(kinds) for kinds in drawn} == {tuple(k) for k in draw.all()}
+  alone = KindDraw(np.array(weights), rates, 1)
+  shares = np.bincount([kind for p in points for kind in alone.at(p)]) / 1_000
+  np.testing.assert_allclose(shares, weights, atol=1e-9)
+  # One that is opposite to itself is drawn once.
+  assert KindDraw(np.array([0.0, 1.0]), (0.1, 0.2), 2).all() == [[1]]
 
 
 def test_windows_cover_a_row_evenly():

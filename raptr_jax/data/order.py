@@ -11,6 +11,8 @@ import functools
 import numpy as np
 from grain.experimental import index_shuffle
 
+from raptr_jax.tasks.objectives.randomness import row_generator
+
 # Separates the permutation of an epoch from the corruption of its row i. Not 0:
 # NumPy gives (a, b) and (a, b, 0) the same stream.
 ORDER_STREAM = 1
@@ -50,7 +52,7 @@ class Order:
 
   def rng(self, epoch: int, index: int) -> np.random.Generator:
     """The generator that corrupts row `index` of an epoch."""
-    return np.random.default_rng([self.seed, epoch, index])
+    return row_generator(self.seed, epoch, index)
 
 
 @functools.lru_cache

@@ -10,6 +10,7 @@ from raptr_jax.data.interleaving import Interleaving
 from raptr_jax.data.order import Order
 from raptr_jax.tasks.files import check_local
 from raptr_jax.tasks.mixture import Mixture
+from raptr_jax.tasks.objectives.randomness import part_seed
 from raptr_jax.tasks.task import TextTask
 from raptr_jax.tasks.text import sources
 
@@ -86,7 +87,7 @@ class TextDataset:
     self._interleaving = Interleaving(self.task.rates, self.batch_size)
     parts = len(self.task.parts)
     self._orders = [
-      Order(seed=self.seed * parts + number, shuffle=self.shuffle)
+      Order(seed=part_seed(self.seed, number, parts), shuffle=self.shuffle)
       for number in range(parts)
     ]
 

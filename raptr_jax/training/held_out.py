@@ -64,11 +64,16 @@ class HeldOutEvaluator:
     def sums_by_example_kind(
       params: Params, batch: DeviceBatch, draws: Draws
     ) -> tuple[Float[Array, "kinds"], Float[Array, "kinds"]]:
-      loss = -model.score_batch(params, batch, draws)
-      weight = batch["target_weights"].sum(-1)
-      kinds = jnp.arange(len(dataset.example_kinds))[None]
-      hits = batch["example_kind"] == kinds  # [B, kinds]
-      return loss @ hits, weight @ hits
+      kinds = jnp.arange(len(dataset.example_kinds))[:, None, None]
+      hits = batch["example_kind"][None] == kinds  # [kinds, B, 1 or T]
+      weights = batch["target_weights"][None] * hits
+
+      def loss(weights: Float[Array, "B T"]) -> Float[Array, ""]:
+        batch_of_kind = {**batch, "target_weights": weights}
+        return -model.score_batch(params, batch_of_kind, draws).sum()
+
+      # The model itself does not depend on weights, and runs once.
+      return jax.vmap(loss)(weights), weights.sum((1, 2))
 
     self._metrics, self._sums_by_example_kind = metrics, sums_by_example_kind
 

@@ -44,7 +44,7 @@ class Framing:
 
 
 def pack(
-  documents: Iterable[Sequence[int]],
+  documents: Iterable[Sequence[int] | np.ndarray],
   *,
   framing: Framing,
   length: int,

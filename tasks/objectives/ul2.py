@@ -1,8 +1,9 @@
 """UL2's objective (arXiv 2205.05131): a mixture of denoisers.
 
-For each row, one denoiser is drawn by weight, and corrupts the row's pieces one
-by one. Departures: every denoiser takes as much text as fills its features, and
-nothing is cut off afterwards.
+For each row of a decoder, one denoiser is drawn by weight, and corrupts the
+row's pieces one by one; for each row of an encoder-decoder, two are drawn.
+Departures: denoisers take as much text as fills their features, and nothing is
+cut off afterwards.
 """
 
 import dataclasses
@@ -12,7 +13,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from raptr_jax.tasks.objectives.corruption import Costs, corrupt_row, costs
+from raptr_jax.tasks.objectives.corruption import (
+  Costs,
+  KindDraw,
+  corrupt_row,
+  costs,
+  most,
+)
 from raptr_jax.tasks.objectives.denoising import (
   UL2_DENOISERS,
   Denoiser,
@@ -42,12 +49,14 @@ class UL2:
   """A mixture of denoisers, for a decoder or an encoder-decoder.
 
   A decoder has the feature "tokens", an encoder-decoder "inputs" and "targets".
-  A denoiser fills whichever of the two runs out first, since its ratio of
-  inputs to targets is fixed.
+  A denoiser could fill only one of these two, since its ratio of inputs to
+  targets is fixed; so a row has two denoisers, which take the same number of
+  tokens (see `corruption.KindDraw`). They fill both best if "inputs" is twice as
+  long as "targets".
 
   Attributes:
     layout: "decoder" or "encoder_decoder", see `layouts.py`.
-    weights: relative frequency of each denoiser.
+    weights: relative share of each denoiser.
     denoisers: what to draw from.
     mode_tokens: whether inputs begin with the denoiser's mode token.
     concatenate: whether the pieces of documents in a row are joined before they
@@ -162,22 +171,27 @@ class UL2:
     return Framing()
 
   def row_length(self, feature_lengths: Mapping[str, int]) -> int:
-    """The most tokens that any denoiser takes.
+    """The most tokens that the denoisers of a row take.
 
     Raises:
       ValueError: the features are not the layout's, or too short.
     """
     return max(
-      most
+      len(tables) * size
       for share in (DOWN, UP)
-      for _, most in self._capacities(feature_lengths, (DOWN, DOWN, share))
+      for tables, size in self._capacities(
+        feature_lengths, self._draw.all(), (DOWN, DOWN, share)
+      )
     )
 
   def extra_pieces(self, feature_lengths: Mapping[str, int]) -> tuple[str, ...]:
     """Mode tokens, if used, then sentinels in descending order."""
+    alone = [[kind] for kind, weight in enumerate(self.weights) if weight]
     spans = max(
-      int(table.spans[most])
-      for table, most in self._capacities(feature_lengths, (UP, UP, UP))
+      int(table.spans[size])
+      for (table,), size in self._capacities(
+        feature_lengths, alone, (UP, UP, UP)
+      )
     )
     modes = dict.fromkeys(denoiser.mode for denoiser in self.denoisers)
     return (
@@ -188,10 +202,11 @@ class UL2:
   def features(
     self, feature_lengths: Mapping[str, int]
   ) -> dict[str, tuple[int, type]]:
-    """The layout's features, and example_kind: int32[1]."""
+    """The layout's features, and example_kind as `corrupt_row` says."""
     self._check(feature_lengths)
     features = self.feature_layout.features(feature_lengths)
-    return {**features, "example_kind": (1, np.int32)}
+    kinds = 1 if self._draw.count == 1 else features["targets"][0]
+    return {**features, "example_kind": (kinds, np.int32)}
 
   def corruption(
     self, vocabulary: Vocabulary, feature_lengths: Mapping[str, int]
@@ -214,7 +229,7 @@ class UL2:
       layout=self.feature_layout,
       feature_lengths=dict(feature_lengths),
       denoisers=self.denoisers,
-      weights=np.array(self.weights) / math.fsum(self.weights),
+      draw=self._draw,
       mode_ids=[self.mode_ids(d, vocabulary) for d in self.denoisers],
       sentinel_ids=np.array(vocabulary.sentinel_ids, np.int32),
       pad_id=vocabulary.pad_id,
@@ -222,10 +237,21 @@ class UL2:
       concatenate=self.concatenate,
     )
 
+  @property
+  def _draw(self) -> KindDraw:
+    return KindDraw(
+      np.array(self.weights) / math.fsum(self.weights),
+      [denoiser.rate for denoiser in self.denoisers],
+      count=len(self.feature_layout.feature_names),
+    )
+
   def _capacities(
-    self, feature_lengths: Mapping[str, int], rounding: Sequence[float]
-  ) -> list[tuple[Costs, int]]:
-    """Costs and most tokens of each denoiser with a positive weight."""
+    self,
+    feature_lengths: Mapping[str, int],
+    draws: Sequence[Sequence[int]],
+    rounding: Sequence[float],
+  ) -> list[tuple[list[Costs], int]]:
+    """Costs of each draw, and the most tokens that each of its denoisers takes."""
     self._check(feature_lengths)
     layout = self.feature_layout
     room = [feature_lengths[name] for name in layout.feature_names]
@@ -238,11 +264,11 @@ class UL2:
         num_sentinels=sum(room),  # No limit.
         num_mode_ids=int(self.mode_tokens),
       )
-      for denoiser, weight in zip(self.denoisers, self.weights)
-      if weight > 0
+      for denoiser in self.denoisers
     ]
-    solved = [(table, table.most(room)) for table in tables]
-    if min(most for _, most in solved) < 2:
+    drawn = [[tables[kind] for kind in kinds] for kinds in draws]
+    solved = [(of_draw, most(of_draw, room)) for of_draw in drawn]
+    if min(size for _, size in solved) < 2:
       raise ValueError(
         f"TASK_FEATURE_LENGTHS={dict(feature_lengths)} leaves no room for two "
         "tokens of text: set larger lengths in --gin.TASK_FEATURE_LENGTHS"
@@ -252,7 +278,7 @@ class UL2:
   def _check(self, feature_lengths: Mapping[str, int]) -> None:
     names = self.feature_layout.feature_names
     if set(feature_lengths) != set(names):
-      example = dict.fromkeys(names, 512)
+      example = dict(zip(names, (512, 256)))
       raise ValueError(
         f"TASK_FEATURE_LENGTHS={dict(feature_lengths)}, but UL2's layout "
         f"{self.layout!r} has the features {names}: set "
