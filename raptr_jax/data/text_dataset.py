@@ -2,14 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
 
 from raptr_jax.data.interleaving import Interleaving
 from raptr_jax.data.order import Order
-from raptr_jax.tasks.files import check_local
+from raptr_jax.tasks import files
 from raptr_jax.tasks.mixture import Mixture
 from raptr_jax.tasks.task import TextTask
 from raptr_jax.tasks.text import sources
@@ -70,7 +69,7 @@ class TextDataset:
   shuffle: bool = True
 
   def __post_init__(self):
-    check_local("DATA_DIR", self.data_dir)
+    files.path("DATA_DIR", self.data_dir)  # Raises for what cannot be read.
     for part in self.task.parts:
       sources.check_split(self.split, part.source)
     self._warned = False
@@ -94,9 +93,6 @@ class TextDataset:
       name: jax.ShapeDtypeStruct((self.batch_size, length), dtype)
       for name, (length, dtype) in features.items()
     }
-
-  def _folder(self, part: TextTask) -> Path:
-    return Path(self.data_dir).expanduser() / part.name
 
   def _check_size(self, part: TextTask, num_rows: int) -> None:
     """Warns once if a batch has several epochs of a task.

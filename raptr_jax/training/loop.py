@@ -193,5 +193,6 @@ class _Loop:
     """Begins to save a checkpoint."""
     self.recorder.check_finite(step)
     with self.recorder.paused("saving"):
+      self.recorder.report.publish()
       progress = self.recorder.progress() | {"examples": self.examples}
       self.checkpoints.save(state, step, progress)
