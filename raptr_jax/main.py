@@ -14,7 +14,6 @@ import dataclasses
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import gin
@@ -24,6 +23,7 @@ from raptr_jax.configuration.bindings import macros, resolved
 from raptr_jax.configuration.errors import ConfigurationError, sentence
 from raptr_jax.configuration.flags import check_hosts, parser
 from raptr_jax.configuration.resolved import resolved_lines
+from raptr_jax.tasks import files
 
 EVALUATE = "runs/evaluate.gin"
 TARGET = "runs/target.gin"
@@ -114,13 +114,15 @@ def _config_of_run(overrides: Sequence[str]) -> str:
       "expected a configuration: set --gin_file=experiments/....gin, or"
       " --gin.MODEL_DIR to the folder of an earlier run."
     )
-  path = Path(folders[-1].strip("\"'"), "config.gin")
+  with _mendable():
+    folder = files.path("MODEL_DIR", folders[-1].strip("\"'"))
+  path = folder / "config.gin"
   if not path.is_file():
     raise ConfigurationError(
       f"{path} does not exist: set --gin_file, or --gin.MODEL_DIR to the"
       " folder of an earlier run."
     )
-  return str(path)
+  return str(files.local_copy(path))
 
 
 @contextlib.contextmanager

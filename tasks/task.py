@@ -3,9 +3,11 @@
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
+from raptr_jax.tasks import files
+from raptr_jax.tasks.files import AnyPath
 from raptr_jax.tasks.objectives.objective import Objective
 from raptr_jax.tasks.objectives.packing import Row, pack
 from raptr_jax.tasks.text import vocabularies
@@ -73,6 +75,10 @@ class TextTask:
   def documents(self, split: str) -> Iterator[str]:
     return self.source.documents(split)
 
+  def folder(self, data_dir: str) -> AnyPath:
+    """This task's folder in that of all prepared tasks."""
+    return files.path("DATA_DIR", data_dir) / self.name
+
   def vocabulary(self, data_dir: str) -> Vocabulary:
     """The given vocabulary, else the prepared one.
 
@@ -84,15 +90,15 @@ class TextTask:
       ValueError: its size is not `vocabulary_size`, or it does not keep the
         white space that the source keeps.
     """
-    folder = Path(data_dir).expanduser() / self.name
+    folder = self.folder(data_dir)
     given = self.vocabulary_path
     # The machine may have only the copy that was prepared with the records.
-    gone = given and not Path(given).expanduser().is_file()
+    gone = given and not files.path("VOCABULARY_PATH", given).is_file()
     if not given or (gone and (folder / self.vocabulary_file).is_file()):
       return self.prepared_vocabulary(folder)
     return self._open_vocabulary(given)
 
-  def prepared_vocabulary(self, folder: Path) -> Vocabulary:
+  def prepared_vocabulary(self, folder: AnyPath) -> Vocabulary:
     """The vocabulary in the task's folder.
 
     Raises:
@@ -123,20 +129,20 @@ class TextTask:
     """
     if not isinstance(self.vocabulary_size, AtMost):
       return self
-    folder = Path(data_dir).expanduser() / self.name
+    folder = self.folder(data_dir)
     found = vocabularies.open_vocabulary(
       folder / self.vocabulary_file, self.lower_case, extra_ids=self.extra_ids
     )
     return dataclasses.replace(self, vocabulary_size=found.size)
 
-  def _open_vocabulary(self, path: str | Path) -> Vocabulary:
+  def _open_vocabulary(self, path: str | AnyPath) -> Vocabulary:
     vocabulary = vocabularies.open_vocabulary(
       path, self.lower_case, extra_ids=self.extra_ids
     )
     if vocabulary.size != self.vocabulary_size:
       if isinstance(self.vocabulary_size, AtMost) and not self.vocabulary_path:
         raise NotPreparedError(
-          f"{Path(path).parent} was not yet prepared when this run was built"
+          f"{files.path('DATA_DIR', path).parent} was not yet prepared when this run was built"
         )
       raise ValueError(
         f"the vocabulary {path} has {vocabulary.size} ids, but "
@@ -150,7 +156,9 @@ class TextTask:
   @property
   def vocabulary_file(self) -> str:
     """File name of the vocabulary in the task's folder."""
-    return "vocabulary" + Path(self.vocabulary_path or "trained.model").suffix
+    return (
+      "vocabulary" + PurePath(self.vocabulary_path or "trained.model").suffix
+    )
 
   def settings(self, feature_lengths: Mapping[str, int]) -> dict[str, Any]:
     """Everything that prepared rows depend on, as JSON values."""
@@ -179,7 +187,7 @@ class TextTask:
     if self.vocabulary_path:
       # The machine may have only the copy that was prepared with the records.
       del settings["given_vocabulary"]
-      if Path(self.vocabulary_path).expanduser().is_file():
+      if files.path("VOCABULARY_PATH", self.vocabulary_path).is_file():
         given = vocabularies.open_vocabulary(self.vocabulary_path)
         settings["given_vocabulary"] = given.fingerprint()
     return settings

@@ -224,7 +224,10 @@ def test_hosts_must_share_a_batch_evenly(make, monkeypatch):
     ({"feature_lengths": {"inputs": 16}}, r"'inputs': 32.*'inputs': 16"),
     ({"batch_size": 0}, r"BATCH_SIZE=0"),
     ({"split": "test"}, r"'test' is not one of"),
-    ({"data_dir": "s3://b/d"}, r"DATA_DIR='s3://b/d' is an address.*mount"),
+    (
+      {"data_dir": "ftp://b/d"},
+      r"DATA_DIR='ftp://b/d' is an address.*expected",
+    ),
     ({"seed": -1}, r"--gin.RANDOM_SEED"),
     ({"workers": -1}, r"DATA_WORKERS=-1 .* --gin.DATA_WORKERS"),
   ],

@@ -17,6 +17,7 @@ from raptr_jax.inference import evaluation
 from raptr_jax.inference.run import Run
 from raptr_jax.scaffold import new
 from raptr_jax.training import experiment, targets
+from tests.object_store import install
 
 ROOT = Path(__file__).resolve().parent.parent
 LEAF = "--gin_file=experiments/quickstart_bert_raptr.gin"
@@ -24,6 +25,7 @@ LEAF = "--gin_file=experiments/quickstart_bert_raptr.gin"
 RUNS = {
   "runs/decoder": "quickstart_ul2_decoder_raptr",
   "runs/mine": "quickstart_bert_raptr",
+  "gs/bucket/runs/mine": "quickstart_bert_raptr",  # Of an object store.
 }
 
 
@@ -87,6 +89,8 @@ def test_there_are_commands_of_each_kind():
 def test_a_command_configures_a_run(line, tmp_path, monkeypatch):
   (tmp_path / "books").mkdir()
   monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  install(monkeypatch, tmp_path)
   program, *words = shlex.split(line, comments=True)
   assert program == "raptr"
   # The plugins of other targets may not be installed.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from raptr_jax.reports import report, run_files
+from raptr_jax.reports import remaining_time, report, run_files
 
 
 class Terminal(io.StringIO):
@@ -112,7 +112,8 @@ def test_later_evaluation_is_repeated(tmp_path):
 
 def test_run_from_scratch_starts_an_empty_record(tmp_path):
   train(tmp_path, 0, 8)
-  assert not make_report(tmp_path, 0).has_eval(0)
+  with make_report(tmp_path, 0) as run:
+    assert not run.has_eval(0)
   assert strict_entries(tmp_path) == []
 
 
@@ -245,7 +246,7 @@ def test_terminal_shows_a_bar_and_the_same_numbers(tmp_path, monkeypatch):
 
 
 def test_remaining_time_is_exact_for_constant_cost():
-  remaining = report.RemainingTime(np.full(100, 12.0), start_step=20)
+  remaining = remaining_time.RemainingTime(np.full(100, 12.0), start_step=20)
   assert remaining.update(30, 0.5) == pytest.approx(70 * 0.5)
   assert remaining.update(99, 0.5) == pytest.approx(0.5)
   assert remaining.update(100, 0.5) == 0.0
@@ -253,7 +254,7 @@ def test_remaining_time_is_exact_for_constant_cost():
 
 def test_remaining_time_counts_longer_paths_to_come():
   lengths = np.repeat([5.0, 11.0], 50)
-  remaining = report.RemainingTime(lengths, start_step=0)
+  remaining = remaining_time.RemainingTime(lengths, start_step=0)
   # Steps of 5 + 1 layers take 0.6 s, so those of 11 + 1 will take 1.2 s.
   assert remaining.update(40, 0.6) == pytest.approx(10 * 0.6 + 50 * 1.2)
   # An entry on both sides of the boundary costs what its steps cost.
@@ -261,7 +262,7 @@ def test_remaining_time_counts_longer_paths_to_come():
 
 
 def test_remaining_time_forgets_the_compilation():
-  remaining = report.RemainingTime(np.full(1000, 6.0), start_step=0)
+  remaining = remaining_time.RemainingTime(np.full(1000, 6.0), start_step=0)
   estimates = [remaining.update(1, 100.0)]
   estimates += [remaining.update(step, 0.1) for step in range(2, 80)]
   assert estimates[0] == pytest.approx(99_900)

@@ -121,7 +121,7 @@ def test_what_is_not_text_is_skipped_and_named(folder, tmp_path):
     "(blank), latin.txt (not UTF-8) and 1 more"
   )
   for name, (_, reason) in SKIPPED.items():
-    file = text_files.TextFile(name, tmp_path / "texts" / name)
+    file = text_files.TextFile(name, tmp_path / "texts" / name, 1)
     assert text_files.why_skipped(file) == reason
   size = sum(map(len, TEXTS.values()))
   assert size < source.num_bytes() == size + 2 + 5 + 3  # Visible ones.
@@ -336,11 +336,6 @@ def test_large_files_are_checked_as_they_are_read(tmp_path, monkeypatch):
 def test_what_is_no_glob_is_refused(folder, glob):
   with pytest.raises(ValueError, match=r"TEXT_GLOB='.*'.*--gin.TEXT_GLOB"):
     TextFolder(folder, glob=glob).documents("train")
-
-
-def test_an_address_is_no_folder():
-  with pytest.raises(ValueError, match=r"TEXT_DIR='gs://b/t' is an address"):
-    TextFolder("gs://b/t")
 
 
 def test_unknown_split_is_refused(folder):

@@ -585,8 +585,3 @@ def test_a_page_at_the_end_is_written_once(tmp_path, unbroken):
   train(experiment)
   (params,) = page.seen
   jax.tree.map(np.testing.assert_array_equal, params, final_params(unbroken))
-
-
-def test_an_address_is_no_folder_of_a_run():
-  with pytest.raises(ValueError, match=r"MODEL_DIR='gs://b/run' is an address"):
-    make_experiment("gs://b/run")

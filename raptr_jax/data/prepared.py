@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import grain
 import jax
@@ -13,6 +12,7 @@ from absl import flags
 from raptr_jax.contracts import Batch
 from raptr_jax.data.order import Order
 from raptr_jax.data.text_dataset import READ_AHEAD, TextDataset, joined_counts
+from raptr_jax.tasks import files
 from raptr_jax.tasks.objectives.objective import Corruption
 from raptr_jax.tasks.prepared import records
 from raptr_jax.tasks.task import NotPreparedError, TextTask
@@ -45,7 +45,7 @@ class PreparedDataset(TextDataset):
     ]
 
   def _open(self, task: TextTask, order: Order) -> "_Examples":
-    folder = Path(self.data_dir).expanduser() / task.name
+    folder = task.folder(self.data_dir)
     metadata = records.load_metadata(folder)
     records.check_settings(
       folder, metadata.settings, task.settings(self.feature_lengths)
@@ -60,9 +60,11 @@ class PreparedDataset(TextDataset):
     return _Examples(
       order=order,
       num_rows=num_rows,
-      unigram_counts=np.load(folder / records.UNIGRAM_COUNTS),
+      unigram_counts=records.load_counts(folder / records.UNIGRAM_COUNTS),
       corrupt=task.objective.corruption(vocabulary, self.feature_lengths),
-      rows=grain.sources.ArrayRecordDataSource([str(path) for path in paths]),
+      rows=grain.sources.ArrayRecordDataSource(
+        [str(path) for path in files.local_copies(paths)]
+      ),
     )
 
   def _check_size(self, task: TextTask, num_rows: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from raptr_jax.data.interleaving import Interleaving
 from raptr_jax.data.order import Order
-from raptr_jax.tasks.files import check_local
+from raptr_jax.tasks import files
 from raptr_jax.tasks.mixture import Mixture
 from raptr_jax.tasks.objectives.randomness import part_seed
 from raptr_jax.tasks.task import TextTask
@@ -75,7 +75,7 @@ class TextDataset:
   workers: int = 0
 
   def __post_init__(self):
-    check_local("DATA_DIR", self.data_dir)
+    files.path("DATA_DIR", self.data_dir)  # Raises for what cannot be read.
     if self.workers < 0:
       raise ValueError(
         f"DATA_WORKERS={self.workers} must not be negative: set "

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import jax
@@ -22,9 +21,9 @@ from raptr_jax.inference.text_predictor import TextPredictor
 from raptr_jax.inference.trained_params import trained_params
 from raptr_jax.models.masked_stack import full_paths
 from raptr_jax.reports.provenance import provenance
+from raptr_jax.tasks import files
 from raptr_jax.tasks.downstream.registry import select_tasks
 from raptr_jax.tasks.downstream.task import DownstreamTask, Example
-from raptr_jax.tasks.files import write_json
 from raptr_jax.tasks.mixture import Mixture
 from raptr_jax.tasks.objectives.objective import GenerativeObjective
 from raptr_jax.tasks.task import TextTask
@@ -176,11 +175,12 @@ class Evaluation:
     console.print(f"written: {self._write(results)}")
     return results
 
-  def _write(self, results: Mapping[str, Any]) -> Path:
+  def _write(self, results: Mapping[str, Any]) -> files.AnyPath:
     """Writes the file, and returns its path."""
-    path = Path(self.experiment.model_dir) / RESULTS_FILE
+    folder = files.path("MODEL_DIR", self.experiment.model_dir)
+    path = folder / RESULTS_FILE
     if jax.process_index() == 0:
-      write_json(path, results)
+      files.write_json(path, results)
     return path
 
   def _held_out(self, params: Params) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, overload
 
 import jax
@@ -312,10 +312,10 @@ class Run:
 
 
 def load(
-  folder: str | Path,
+  folder: str | os.PathLike[str],
   *,
   step: int | None = None,
-  data_dir: str | Path | None = None,
+  data_dir: str | os.PathLike[str] | None = None,
 ) -> Run:
   """The run in a folder, from any working directory.
 
@@ -326,7 +326,7 @@ def load(
   becomes that of the last one, which has no effect on the others.
 
   Args:
-    folder: the MODEL_DIR of a trained run.
+    folder: the MODEL_DIR of a trained run, here or at an address.
     step: of the checkpoint; None for the latest.
     data_dir: folder of all prepared tasks, for the vocabulary. None for the
       run's own DATA_DIR; a relative one is looked for where the run was
@@ -338,7 +338,7 @@ def load(
     ValueError: the model has not grown to all its layers, or the run was built
       in Python: see `Run.restore`.
   """
-  config = configured_run(Path(folder), data_dir)
+  config = configured_run(folder, data_dir)
   return Run.restore(
     config.experiment,
     task=config.task,

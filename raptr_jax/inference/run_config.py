@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from raptr_jax.configuration import configure
 from raptr_jax.configuration.bindings import macros, resolved
 from raptr_jax.reports.run_files import CONFIG_FILE
+from raptr_jax.tasks import files
+from raptr_jax.tasks.files import AnyPath
 from raptr_jax.tasks.mixture import Mixture
 from raptr_jax.tasks.task import TextTask
 from raptr_jax.training.experiment import Experiment
@@ -36,12 +39,13 @@ class ConfiguredRun:
   experiment: Experiment
   task: TextTask | Mixture
   feature_lengths: Mapping[str, int]
-  data_dir: Path
+  data_dir: AnyPath
   macros: Mapping[str, Any]
 
 
 def configured_run(
-  folder: Path, data_dir: str | Path | None = None
+  folder: str | os.PathLike[str],
+  data_dir: str | os.PathLike[str] | None = None,
 ) -> ConfiguredRun:
   """Builds what is in a run's folder, with paths that hold from anywhere.
 
@@ -54,7 +58,7 @@ def configured_run(
     FileNotFoundError: the folder is no run's, or the vocabulary is missing.
     ValueError: the run was not started with gin files.
   """
-  folder = folder.expanduser().resolve()
+  folder = files.absolute(files.path("MODEL_DIR", folder))
   config = folder / CONFIG_FILE
   if not config.is_file():
     found = "does not exist"
@@ -63,7 +67,8 @@ def configured_run(
     raise FileNotFoundError(
       f"'{folder}' {found}, expected the MODEL_DIR of a trained run."
     )
-  configure.parse([str(config)])
+  copy = str(files.local_copy(config))
+  configure.parse([copy])
   values = {name: _shown(resolved(value)) for name, value in macros().items()}
   missing = [name for name in PARTS if name not in values]
   if missing:
@@ -76,12 +81,12 @@ def configured_run(
   if data_dir is None:
     folders = list(_places(folder, values.get("MODEL_DIR", ""), own_dir))
   else:
-    folders = [Path(data_dir).expanduser().resolve()]
+    folders = [files.absolute(files.path("DATA_DIR", data_dir))]
   for place in dict.fromkeys(folders):
     # Configured for each place, since sizes may depend on what lies there.
     paths = {"MODEL_DIR": folder, "DATA_DIR": place}
     configure.parse(
-      [str(config)],
+      [copy],
       [f"--gin.{name}={str(path)!r}" for name, path in paths.items()],
     )
     parts = {field: configure.build(name) for name, field in PARTS.items()}
@@ -107,13 +112,16 @@ def _shown(value: Any) -> Any:
   return value
 
 
-def _places(folder: Path, model_dir: str, data_dir: str) -> Iterator[Path]:
+def _places(
+  folder: AnyPath, model_dir: str, data_dir: str
+) -> Iterator[AnyPath]:
   """Folders that a run's DATA_DIR may be.
 
   A run in a/b/runs/x whose MODEL_DIR is runs/x was started in a/b.
   """
-  given = Path(data_dir).expanduser()
+  given = files.path("DATA_DIR", data_dir)
   tail = Path(model_dir).parts
-  if not Path(model_dir).is_absolute() and folder.parts[-len(tail) :] == tail:
-    yield Path(*folder.parts[: -len(tail)]) / given
-  yield Path.cwd() / given
+  is_relative = not (given.is_absolute() or Path(model_dir).is_absolute())
+  if is_relative and folder.parts[-len(tail) :] == tail:
+    yield folder.parents[len(tail) - 1] / given
+  yield files.absolute(given)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -19,6 +18,7 @@ from raptr_jax.reports.axes import (
   style,
 )
 from raptr_jax.reports.run_files import CURVES_FILE, RunSeries, read_run
+from raptr_jax.tasks import files
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -30,7 +30,9 @@ Place: TypeAlias = Callable[[np.ndarray], np.ndarray]  # Steps to x positions.
 def draw_curves(model_dir: str | os.PathLike[str]) -> None:
   """Draws curves.png: loss over steps, over FLOPs and by path length."""
   figure = curves_figure(read_run(model_dir))
-  figure.savefig(Path(model_dir) / CURVES_FILE)
+  path = files.path("MODEL_DIR", model_dir) / CURVES_FILE
+  with files.replacing(path) as partial:
+    figure.savefig(partial, format="png")
 
 
 def curves_figure(run: RunSeries) -> "Figure":

@@ -19,62 +19,20 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from raptr_jax.reports import run_files
 from raptr_jax.reports.curves import draw_curves
+from raptr_jax.reports.remaining_time import RemainingTime
 from raptr_jax.reports.summary_page import write_summary_markdown
 from raptr_jax.reports.tensorboard import TensorBoardEvents
-from raptr_jax.tasks.files import replacing
+from raptr_jax.tasks import files
 
-# Cost of embedding, output layer and optimizer in every step, in layers. A
-# rough value is good enough to predict a duration.
-OVERHEAD_LAYERS = 1.0
-# Decay of an entry's weight per entry. The first one, slowed by compilation, is
-# forgotten after about ten.
-MEMORY = 0.8
-
-
-class RemainingTime:
-  """Predicts the time left in a run whose paths grow longer.
-
-  A step of n layers counts as n + `OVERHEAD_LAYERS` units of work. The time per
-  unit is measured, and recent steps weigh most.
-
-  Args:
-    path_lengths: [total_steps], number of layers that each step runs.
-    start_step: steps done before this process started.
-  """
-
-  def __init__(self, path_lengths: np.ndarray, start_step: int):
-    self._path_lengths = path_lengths
-    self._step = start_step
-    self._left = self._work_of(start_step, len(path_lengths))
-    self._seconds = 0.0
-    self._work = 0.0
-
-  def update(self, step: int, step_seconds: float) -> float:
-    """Returns the seconds left after `step`.
-
-    Args:
-      step: steps done.
-      step_seconds: mean time of the steps since the last update.
-    """
-    taken = (step - self._step) * step_seconds
-    work = self._work_of(self._step, step)
-    self._seconds = MEMORY * self._seconds + taken
-    self._work = MEMORY * self._work + work
-    self._left -= work
-    self._step = step
-    return self._seconds / self._work * self._left
-
-  def _work_of(self, start: int, stop: int) -> float:
-    """Units of work of steps `start` to `stop` - 1."""
-    layers = float(self._path_lengths[start:stop].sum())
-    return layers + OVERHEAD_LAYERS * (stop - start)
+# At an address, others see a row of metrics so much later at most: each time,
+# the whole file is copied.
+PUBLISH_SECONDS = 60.0
 
 
 class RunReport(contextlib.AbstractContextManager):
@@ -112,7 +70,7 @@ class RunReport(contextlib.AbstractContextManager):
         f"path_lengths has shape {np.shape(path_lengths)}, expected one"
         f" length for each of the {total_steps} steps."
       )
-    self._model_dir = Path(model_dir)
+    self._model_dir = files.path("MODEL_DIR", model_dir)
     self._total_steps = total_steps
     self._start_step = start_step
     self._boundaries = tuple(boundaries)
@@ -120,9 +78,10 @@ class RunReport(contextlib.AbstractContextManager):
     self._evaluated: set[tuple[int, int | str]] = set()
     self._eval_loss: float | None = None
     self._model_dir.mkdir(parents=True, exist_ok=True)
-    self._go_back_to(start_step)
+    self._kept = self._entries_until(start_step)
 
-  def _go_back_to(self, start_step: int) -> None:
+  def _entries_until(self, start_step: int) -> str:
+    """The lines of the metrics that a resumed run keeps."""
     entries = run_files.read_metrics(self._model_dir) if start_step else []
     entries = [entry for entry in entries if entry["step"] <= start_step]
     for entry in entries:
@@ -130,17 +89,20 @@ class RunReport(contextlib.AbstractContextManager):
         self._evaluated.add((entry["step"], entry["layers"]))
         if entry["layers"] == "full":
           self._eval_loss = entry["loss"]
-    lines = [json.dumps(entry) + "\n" for entry in entries]
-    self._replace(run_files.METRICS_FILE, "".join(lines))
+    return "".join(json.dumps(entry) + "\n" for entry in entries)
 
   def __enter__(self) -> "RunReport":
     from raptr_jax.tasks.progress import Progress  # Imports rich.
 
     with contextlib.ExitStack() as stack:
-      path = self._model_dir / run_files.METRICS_FILE
+      growing = files.growing(self._model_dir)
+      self._growing = stack.enter_context(growing)
+      path = self._growing.path / run_files.METRICS_FILE
+      files.write_text(path, self._kept)
+      self._growing.publish()
       self._metrics = stack.enter_context(path.open("a", encoding="utf-8"))
       self._events = stack.enter_context(
-        TensorBoardEvents(self._model_dir / "tensorboard", self._start_step)
+        TensorBoardEvents(self._growing.path / "tensorboard", self._start_step)
       )
       progress = Progress(self._total_steps, done=self._start_step)
       self._progress = stack.enter_context(progress)
@@ -201,7 +163,11 @@ class RunReport(contextlib.AbstractContextManager):
       changes = run_files.config_changes(old, text)
       if changes:
         self.note("\n  ".join([f"{path} has changed:", *changes]))
-    self._replace(path.name, text)
+    files.write_text(path, text)
+
+  def publish(self) -> None:
+    """Lets a later process find all entries, before it finds a checkpoint."""
+    self._growing.publish()
 
   def note(self, text: str) -> None:
     """Prints a line without disturbing the progress bar."""
@@ -223,7 +189,7 @@ class RunReport(contextlib.AbstractContextManager):
 
   def write_page(self, file_name: str, page: str) -> None:
     """Writes a page to the run's folder, and prints it."""
-    self._replace(file_name, page)
+    files.write_text(self._model_dir / file_name, page)
     self.note(page)
 
   def write_summary(self, summary: Mapping[str, Any]) -> None:
@@ -233,13 +199,10 @@ class RunReport(contextlib.AbstractContextManager):
       summary: the fields listed in `run_files.py`, and any others.
     """
     text = json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n"
-    self._replace(run_files.SUMMARY_FILE, text)
+    self.publish()
+    files.write_text(self._model_dir / run_files.SUMMARY_FILE, text)
     draw_curves(self._model_dir)
     write_summary_markdown(self._model_dir)
-
-  def _replace(self, file_name: str, text: str) -> None:
-    with replacing(self._model_dir / file_name) as partial:
-      partial.write_text(text, encoding="utf-8")
 
   def _write(self, entry: Mapping[str, Any]) -> None:
     entry = _plain(entry)
@@ -247,6 +210,7 @@ class RunReport(contextlib.AbstractContextManager):
     self._events.write(entry)
     self._metrics.write(json.dumps(entry, allow_nan=False) + "\n")
     self._metrics.flush()
+    self._growing.publish(after_seconds=PUBLISH_SECONDS)
 
 
 class SilentReport(contextlib.AbstractContextManager):
@@ -264,6 +228,9 @@ class SilentReport(contextlib.AbstractContextManager):
   def evaluation(
     self, step: int, layers: int | str, losses: Mapping[str, Any]
   ) -> None:
+    pass
+
+  def publish(self) -> None:
     pass
 
   def note(self, text: str) -> None:

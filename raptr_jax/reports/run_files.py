@@ -21,11 +21,12 @@ import difflib
 import json
 import os
 import re
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Num
+
+from raptr_jax.tasks import files
 
 CONFIG_FILE = "config.gin"
 METRICS_FILE = "metrics.jsonl"
@@ -45,7 +46,7 @@ def read_metrics(model_dir: str | os.PathLike[str]) -> list[Entry]:
   Raises:
     ValueError: another line is not JSON.
   """
-  path = Path(model_dir) / METRICS_FILE
+  path = files.path("MODEL_DIR", model_dir) / METRICS_FILE
   lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
   entries = []
   for number, line in enumerate(lines, start=1):
@@ -96,8 +97,8 @@ class RunSeries:
 
 def read_run(model_dir: str | os.PathLike[str]) -> RunSeries:
   """Reads the files of a completed run."""
-  text = (Path(model_dir) / SUMMARY_FILE).read_text(encoding="utf-8")
-  summary = json.loads(text)
+  path = files.path("MODEL_DIR", model_dir) / SUMMARY_FILE
+  summary = json.loads(path.read_text(encoding="utf-8"))
   entries = read_metrics(model_dir)
   train = [entry for entry in entries if entry["split"] == "train"]
   evals = [entry for entry in entries if entry["split"] == "eval"]

@@ -2,15 +2,15 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from raptr_jax.reports.run_files import PAGE_FILE, RunSeries, read_run
+from raptr_jax.tasks import files
 
 
 def write_summary_markdown(model_dir: str | os.PathLike[str]) -> None:
   """Writes summary.md: the results of a run, for people to read."""
-  run = read_run(model_dir)
+  run, folder = read_run(model_dir), files.path("MODEL_DIR", model_dir)
   headline = {
     name: form(run.summary[field]) for field, (name, form) in _HEADLINE.items()
   }
@@ -28,7 +28,7 @@ def write_summary_markdown(model_dir: str | os.PathLike[str]) -> None:
     name: run.summary[name] for name in run.summary if name not in shown
   }
   sections = [
-    f"# {Path(model_dir).resolve().name}",
+    f"# {files.absolute(folder).name}",
     _table(("result", ""), headline.items()),
     "![Loss over steps, over FLOPs and by path length](curves.png)",
     "## Stages\n\nThe three losses are evaluations of the full model.",
@@ -45,7 +45,7 @@ def write_summary_markdown(model_dir: str | os.PathLike[str]) -> None:
     sections.append("## Further fields")
     sections.append(_table(("field", ""), _short(others).items()))
   text = "\n\n".join(sections) + "\n"
-  (Path(model_dir) / PAGE_FILE).write_text(text, encoding="utf-8")
+  files.write_text(folder / PAGE_FILE, text)
 
 
 def _stage_rows(run: RunSeries) -> list[Sequence[object]]:

@@ -8,15 +8,24 @@ A run starts from the first of these that exists:
 
 import dataclasses
 import logging
-from pathlib import Path
+import os
 
 import jax
 import orbax.checkpoint as ocp
 
 from raptr_jax.contracts import Params
+from raptr_jax.tasks import files
+from raptr_jax.tasks.files import AnyPath
+from raptr_jax.training.checkpoint_storage import (
+  readable,
+  reader,
+  saved_steps,
+  storage,
+)
 from raptr_jax.training.state import Progress, TrainState
 
 FOLDER = "checkpoints"
+INITIAL = "checkpoint.Checkpointer.initial_checkpoint"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,23 +49,25 @@ class Checkpointer:
         f" and checkpoint.Checkpointer.keep = {self.keep}, expected at least 1."
       )
 
-  def open(self, model_dir: str | Path) -> "CheckpointFolder":
+  def open(self, model_dir: str | os.PathLike[str]) -> "CheckpointFolder":
     """The checkpoints of the run in this folder."""
-    return CheckpointFolder(self, Path(model_dir))
+    return CheckpointFolder(self, model_dir)
 
 
 class CheckpointFolder:
   """The checkpoints of one run; a context manager that waits for saves."""
 
-  def __init__(self, config: Checkpointer, model_dir: Path):
-    self._config = config
-    self._manager = _writer(model_dir, config.keep)
+  def __init__(self, config: Checkpointer, model_dir: str | os.PathLike[str]):
+    self._config, self._folder = config, _folder("MODEL_DIR", model_dir)
+    self._storage = storage(self._folder, config.keep)
+    self._manager = _writer(self._storage.path, config.keep)
 
   def __enter__(self) -> "CheckpointFolder":
     return self
 
   def __exit__(self, *exception: object) -> None:
-    self._manager.close()
+    with self._storage:
+      self._manager.close()
 
   def due(self, step: int) -> bool:
     """Whether to save after `step` steps."""
@@ -73,6 +84,7 @@ class CheckpointFolder:
 
   def save(self, state: TrainState, step: int, progress: Progress) -> None:
     """Begins to save; does nothing if this step is saved already."""
+    self._storage.wait()
     if step == self.latest_step():
       return
     self._manager.save(
@@ -83,6 +95,7 @@ class CheckpointFolder:
       ),
       force=True,
     )
+    self._storage.keep(self._manager, step)
 
   def restore(self, abstract_state: TrainState) -> tuple[TrainState, Progress]:
     """The latest state, placed like `abstract_state`, and its progress.
@@ -95,7 +108,11 @@ class CheckpointFolder:
       progress=ocp.args.JsonRestore(),
     )
     step = self.latest_step()
-    _check_shapes(Path(self._manager.directory), step, abstract_state.params)
+    _check_shapes(
+      self._storage.path / str(step),
+      abstract_state.params,
+      self._folder.parent,
+    )
     restored = self._manager.restore(step, args=args)
     return restored["state"], restored["progress"]
 
@@ -108,17 +125,19 @@ class CheckpointFolder:
     folder = self._config.initial_checkpoint
     if folder is None:
       return None
-    found = restore_params(folder, abstract_params)
+    found = _restored(_folder(INITIAL, folder), abstract_params)
     if found is None:
       raise FileNotFoundError(
-        f"checkpoint.Checkpointer.initial_checkpoint = '{folder}' has no"
+        f"{INITIAL} = '{folder}' has no"
         " checkpoints: expected the MODEL_DIR of another run."
       )
     return found[0]
 
 
 def restore_params(
-  model_dir: str | Path, abstract_params: Params, step: int | None = None
+  model_dir: str | os.PathLike[str],
+  abstract_params: Params,
+  step: int | None = None,
 ) -> tuple[Params, int] | None:
   """Parameters of a run, without its optimizer state.
 
@@ -134,45 +153,58 @@ def restore_params(
     FileNotFoundError: if there are checkpoints, but none of this step.
     FileExistsError: if they are of another model.
   """
-  with _reader(Path(model_dir)) as manager:
-    steps = sorted(manager.all_steps())
-    if not steps:
-      return None
-    step = steps[-1] if step is None else step
-    if step not in steps:
-      raise FileNotFoundError(
-        f"'{model_dir}' has no checkpoint of step {step}, expected one of"
-        f" {steps}: checkpoint.Checkpointer.keep says how many a run keeps."
-      )
+  return _restored(_folder("MODEL_DIR", model_dir), abstract_params, step)
+
+
+def _restored(
+  folder: AnyPath, abstract_params: Params, step: int | None = None
+) -> tuple[Params, int] | None:
+  """`restore_params` from a folder of checkpoints."""
+  steps = saved_steps(folder)
+  if not steps:
+    return None
+  step = steps[-1] if step is None else step
+  if step not in steps:
+    raise FileNotFoundError(
+      f"'{folder.parent}' has no checkpoint of step {step}, expected one of"
+      f" {steps}: checkpoint.Checkpointer.keep says how many a run keeps."
+    )
+  with readable(folder, step) as path, reader(path) as manager:
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract_params)
     args = ocp.args.PyTreeRestore(
       {"params": abstract_params},
       restore_args={"params": restore_args},
       partial_restore=True,
     )
-    _check_shapes(Path(manager.directory), step, abstract_params)
+    _check_shapes(path / str(step), abstract_params, folder.parent)
     restored = manager.restore(step, args=ocp.args.Composite(state=args))
     return restored["state"]["params"], step
 
 
-def has_checkpoint(model_dir: str | Path) -> bool:
+def has_checkpoint(model_dir: str | os.PathLike[str]) -> bool:
   """Whether a run has saved a checkpoint in its folder."""
-  with _reader(Path(model_dir)) as manager:
-    return bool(manager.all_steps())
+  return bool(saved_steps(_folder("MODEL_DIR", model_dir)))
 
 
-def _check_shapes(folder: Path, step: int | None, params: Params) -> None:
+def _folder(macro: str, model_dir: str | os.PathLike[str]) -> AnyPath:
+  """The folder of a run's checkpoints."""
+  return files.absolute(files.path(macro, model_dir)) / FOLDER
+
+
+def _check_shapes(
+  checkpoint: AnyPath, params: Params, model_dir: AnyPath
+) -> None:
   """Raises FileExistsError unless a checkpoint has parameters of these shapes.
 
   Orbax would say so, too, but in words of its own.
   """
-  path = folder / str(step) / "state"
+  path = checkpoint / "state"
   found = _shapes(ocp.PyTreeCheckpointHandler().metadata(path).tree["params"])
   wanted = _shapes(params)
   for name in sorted(found.keys() | wanted.keys()):
     if found.get(name) != wanted.get(name):
       raise FileExistsError(
-        f"MODEL_DIR = '{folder.parent}' has a checkpoint of another model:"
+        f"MODEL_DIR = '{model_dir}' has a checkpoint of another model:"
         f" {name} has the shape {found.get(name)} there, but"
         f" {wanted.get(name)} here. Set another MODEL_DIR, or undo the change."
       )
@@ -186,19 +218,11 @@ def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
   }
 
 
-def _writer(model_dir: Path, max_to_keep: int) -> ocp.CheckpointManager:
+def _writer(folder: AnyPath, max_to_keep: int) -> ocp.CheckpointManager:
   options = ocp.CheckpointManagerOptions(
     max_to_keep=max_to_keep, enable_async_checkpointing=True
   )
-  return ocp.CheckpointManager((model_dir / FOLDER).resolve(), options=options)
-
-
-def _reader(model_dir: Path) -> ocp.CheckpointManager:
-  # Orbax warns about these options unless they agree with `read_only`.
-  options = ocp.CheckpointManagerOptions(
-    read_only=True, create=False, save_interval_steps=0
-  )
-  return ocp.CheckpointManager((model_dir / FOLDER).resolve(), options=options)
+  return ocp.CheckpointManager(folder, options=options)
 
 
 def _drop_read_only_warning(record: logging.LogRecord) -> bool:

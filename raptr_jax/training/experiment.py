@@ -13,7 +13,7 @@ from jaxtyping import Array, Key
 from raptr_jax.contracts import Dataset, Model, Params, Policy
 from raptr_jax.methods.draws import EXECUTIONS
 from raptr_jax.methods.growth import GrowthPlan
-from raptr_jax.tasks.files import check_local
+from raptr_jax.tasks import files
 from raptr_jax.training.checkpoint import Checkpointer
 from raptr_jax.training.optim import Optimizer
 from raptr_jax.training.partitioning import Partitioner
@@ -94,7 +94,7 @@ class Experiment:
       raise ValueError(
         "MODEL_DIR = '', expected a folder: set --gin.MODEL_DIR=\"'runs/x'\"."
       )
-    check_local("MODEL_DIR", self.model_dir)
+    files.path("MODEL_DIR", self.model_dir)  # Raises for what cannot be read.
     if self.execution not in EXECUTIONS:
       raise ValueError(
         f"EXECUTION = {self.execution!r}, expected one of {EXECUTIONS}."

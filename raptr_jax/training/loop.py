@@ -197,4 +197,5 @@ class _Loop:
     """Begins to save a checkpoint, with the place in the data."""
     self.recorder.check_finite(step)
     with self.recorder.paused("saving"):
+      self.recorder.report.publish()
       self.checkpoints.save(state, step, self.recorder.progress() | data)

@@ -2,10 +2,10 @@
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 
+from raptr_jax.tasks import files
 from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.recorder import Recorder
 
@@ -36,7 +36,7 @@ def traced(
   with contextlib.ExitStack() as trace:
     for step in range(start, experiment.total_steps):
       if step in chosen and step == max(chosen.start, start):
-        folder = Path(experiment.model_dir).expanduser() / FOLDER
+        folder = files.path("MODEL_DIR", experiment.model_dir) / FOLDER
         trace.enter_context(_trace(folder, recorder))
       if step == chosen.stop:
         trace.close()
@@ -50,13 +50,16 @@ def traced(
 
 
 @contextlib.contextmanager
-def _trace(folder: Path, recorder: Recorder) -> Iterator[None]:
+def _trace(folder: files.AnyPath, recorder: Recorder) -> Iterator[None]:
   """Records what happens inside of this context."""
-  with recorder.paused("beginning a trace"):
-    jax.profiler.start_trace(folder)
-  try:
-    yield
-  finally:
-    with recorder.paused("writing the trace"):
-      jax.profiler.stop_trace()
-    recorder.report.note(f"wrote a trace to {folder}")
+  with contextlib.ExitStack() as stack:
+    with recorder.paused("beginning a trace"):
+      growing = stack.enter_context(files.growing(folder))
+      jax.profiler.start_trace(growing.path)
+    try:
+      yield
+    finally:
+      with recorder.paused("writing the trace"):
+        jax.profiler.stop_trace()
+        growing.publish()
+      recorder.report.note(f"wrote a trace to {folder}")

@@ -1,7 +1,6 @@
 """The end of a run: its last evaluations, and `summary.json`."""
 
 import json
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from raptr_jax.reports.provenance import provenance
@@ -12,6 +11,7 @@ from raptr_jax.reports.run_files import (
   SUMMARY_FILE,
   config_changes,
 )
+from raptr_jax.tasks import files
 from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.held_out import HeldOutEvaluator
 from raptr_jax.training.plan import Plan
@@ -41,7 +41,7 @@ def finished_summary(
       f" past TRAIN_STEPS = {experiment.total_steps}: set more steps, or"
       " another folder."
     )
-  folder = Path(experiment.model_dir)
+  folder = files.path("MODEL_DIR", experiment.model_dir)
   path = folder / SUMMARY_FILE
   ends = (end.file_name for end in experiment.at_end)
   names = (SUMMARY_FILE, PAGE_FILE, CURVES_FILE, *ends)

@@ -11,12 +11,11 @@ import functools
 import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
-from raptr_jax.tasks.files import replacing
+from raptr_jax.tasks.files import AnyPath, replacing
 from raptr_jax.tasks.objectives.packing import Row
 from raptr_jax.tasks.prepared import records
 from raptr_jax.tasks.progress import Progress
@@ -48,21 +47,24 @@ class Tally:
 Run: TypeAlias = Callable[[Callable[[int], int], Sequence[int]], Iterator[int]]
 
 
-def tally_path(folder: Path, part: int) -> Path:
+def tally_path(folder: AnyPath, part: int) -> AnyPath:
   """Where the tally of a part is, until the task is complete."""
   return folder / f"part-{part:05}.npz"
 
 
-def load_tally(folder: Path, part: int) -> Tally:
+def load_tally(folder: AnyPath, part: int) -> Tally:
   """The tally of a part that is done."""
-  with np.load(tally_path(folder, part)) as found:
+  with (
+    tally_path(folder, part).open("rb") as file,
+    np.load(file) as found,
+  ):
     return Tally(found["sizes"], found["counts"])
 
 
 def write_parts(
   task: TextTask,
   feature_lengths: Mapping[str, int],
-  folder: Path,
+  folder: AnyPath,
   parts: Iterable[int],
   run: Run,
 ) -> None:
@@ -124,7 +126,7 @@ def _in_processes(
 
 
 def _write_part(
-  task: TextTask, feature_lengths: Mapping[str, int], folder: Path, part: int
+  task: TextTask, feature_lengths: Mapping[str, int], folder: AnyPath, part: int
 ) -> int:
   """Writes one part: its shards, and then its tally; returns its number."""
   path = folder / task.vocabulary_file
@@ -151,7 +153,7 @@ def _write_part(
 
 @functools.lru_cache(maxsize=1)
 def _vocabulary(
-  path: Path, lower_case: bool, extra_ids: int, fingerprint: str
+  path: AnyPath, lower_case: bool, extra_ids: int, fingerprint: str
 ) -> Vocabulary:
   """Opened once for all parts that a process writes."""
   del fingerprint  # Another file at the same place is opened anew.

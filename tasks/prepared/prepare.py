@@ -8,12 +8,12 @@ data is never deleted.
 import dataclasses
 import functools
 import operator
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from raptr_jax.tasks import files
+from raptr_jax.tasks.files import AnyPath
 from raptr_jax.tasks.mixture import Mixture
 from raptr_jax.tasks.prepared import parts, preview, records, state
 from raptr_jax.tasks.task import TextTask
@@ -62,7 +62,6 @@ def prepare(
       text changes meanwhile, or the folder was prepared with other settings.
     BlockingIOError: another process is preparing the folder.
   """
-  files.check_local("DATA_DIR", data_dir)
   run = run or parts.in_processes(workers)
   for part in task.parts:
     _prepare_task(part, feature_lengths, data_dir, run)
@@ -75,7 +74,7 @@ def _prepare_task(
   data_dir: str,
   run: parts.Run,
 ) -> None:
-  folder = Path(data_dir).expanduser() / task.name
+  folder = task.folder(data_dir)
   limit = task.vocabulary_size
   if isinstance(limit, AtMost):
     size = records.fitted_vocabulary_size(
@@ -138,7 +137,7 @@ def _check_documents(task: TextTask, split: str) -> None:
 
 
 def _check_unchanged(
-  task: TextTask, settings: Mapping[str, Any], folder: Path
+  task: TextTask, settings: Mapping[str, Any], folder: AnyPath
 ) -> None:
   """Raises ValueError if the text is not what it was at the start."""
   if task.source.fingerprint() != settings.get("source_files"):
@@ -151,7 +150,7 @@ def _check_unchanged(
 def _provide_vocabulary(
   task: TextTask,
   feature_lengths: Mapping[str, int],
-  folder: Path,
+  folder: AnyPath,
   settings: Mapping[str, Any],
 ) -> None:
   """Copies or trains the vocabulary, unless the folder has it."""
@@ -160,10 +159,11 @@ def _provide_vocabulary(
     return
   with files.replacing(path) as partial:
     if task.vocabulary_path:
-      shutil.copyfile(Path(task.vocabulary_path).expanduser(), partial)
+      given = files.path("VOCABULARY_PATH", task.vocabulary_path)
+      partial.write_bytes(given.read_bytes())
     else:
       _train_vocabulary(task, feature_lengths, partial)
-    # Before the vocabulary, so that its origin is never in doubt.
+    # Before the vocabulary is there, so that its origin is never in doubt.
     state.note_unfinished(folder, settings, file_fingerprint(partial))
   state.check_finished(folder, settings)  # Its vocabulary may have been lost.
 
@@ -190,7 +190,7 @@ def _train_vocabulary(
     )
 
 
-def _missing_parts(task: TextTask, folder: Path) -> list[int]:
+def _missing_parts(task: TextTask, folder: AnyPath) -> list[int]:
   """Parts without their shards, or without the tally of an unfinished task."""
   is_known = (folder / records.METADATA).is_file()
   return [
@@ -207,7 +207,7 @@ def _missing_parts(task: TextTask, folder: Path) -> list[int]:
 def _write_metadata(
   task: TextTask,
   vocabulary: Vocabulary,
-  folder: Path,
+  folder: AnyPath,
   settings: Mapping[str, Any],
 ) -> None:
   """Adds up what was written, and marks the folder as complete."""
@@ -233,7 +233,7 @@ def _write_metadata(
 def _write_sums(
   task: TextTask,
   vocabulary: Vocabulary,
-  folder: Path,
+  folder: AnyPath,
   settings: Mapping[str, Any],
 ) -> None:
   """Writes the counts of tokens, and the metadata."""

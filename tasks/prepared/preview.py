@@ -4,11 +4,11 @@ Looking at examples is the quickest way to notice text that went wrong.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from rich.text import Text
 
+from raptr_jax.tasks.files import AnyPath
 from raptr_jax.tasks.prepared import records
 from raptr_jax.tasks.task import TextTask
 from raptr_jax.tasks.text.vocabulary import Vocabulary
@@ -37,7 +37,7 @@ def print_examples(
   task: TextTask,
   vocabulary: Vocabulary,
   feature_lengths: Mapping[str, int],
-  folder: Path,
+  folder: AnyPath,
 ) -> None:
   """Prints examples from the beginning and further on in the train split."""
   metadata = records.load_metadata(folder)

@@ -9,13 +9,13 @@ ids) and `metadata.json`, which is written last.
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from array_record.python import array_record_module
 
-from raptr_jax.tasks.files import replacing
+from raptr_jax.tasks import files
+from raptr_jax.tasks.files import AnyPath, local_copy, replacing
 from raptr_jax.tasks.objectives.packing import Row
 from raptr_jax.tasks.task import ROWS_VERSION, NotPreparedError
 from raptr_jax.tasks.text.vocabulary import AtMost, file_fingerprint
@@ -67,12 +67,14 @@ def decode_row(record: bytes) -> Row:
   return Row(tokens=values[begin:], segment_lengths=values[1:begin])
 
 
-def shard_path(folder: Path, split: str, number: int) -> Path:
+def shard_path(folder: AnyPath, split: str, number: int) -> AnyPath:
   """Path of shard `number` of a split."""
   return folder / f"{split}-{number:05}.array_record"
 
 
-def shard_paths(folder: Path, split: str, metadata: Metadata) -> list[Path]:
+def shard_paths(
+  folder: AnyPath, split: str, metadata: Metadata
+) -> list[AnyPath]:
   """Paths of all shards of a split, in the order of their rows.
 
   Raises:
@@ -86,17 +88,17 @@ def shard_paths(folder: Path, split: str, metadata: Metadata) -> list[Path]:
   return paths
 
 
-def num_rows(paths: Iterable[Path]) -> int:
+def num_rows(paths: Iterable[AnyPath]) -> int:
   """Number of rows in shards."""
   total = 0
-  for path in paths:
+  for path in files.local_copies(list(paths)):
     reader = array_record_module.ArrayRecordReader(str(path))
     total += reader.num_records()
     reader.close()
   return total
 
 
-def write_shard(path: Path, rows: Iterable[Row]) -> None:
+def write_shard(path: AnyPath, rows: Iterable[Row]) -> None:
   """Writes a shard, whole or not at all."""
   with replacing(path) as partial:
     # One row per group, since rows are read singly, in any order.
@@ -108,9 +110,9 @@ def write_shard(path: Path, rows: Iterable[Row]) -> None:
       writer.close()
 
 
-def read_shard(path: Path) -> Iterator[Row]:
+def read_shard(path: AnyPath) -> Iterator[Row]:
   """The rows of a shard, in order."""
-  reader = array_record_module.ArrayRecordReader(str(path))
+  reader = array_record_module.ArrayRecordReader(str(local_copy(path)))
   try:
     count = reader.num_records()
     for begin in range(0, count, ROWS_AT_ONCE):
@@ -120,14 +122,14 @@ def read_shard(path: Path) -> Iterator[Row]:
     reader.close()
 
 
-def read_row(paths: Iterable[Path], index: int) -> Row:
+def read_row(paths: Iterable[AnyPath], index: int) -> Row:
   """Row `index` of a split.
 
   Raises:
     IndexError: the shards have fewer rows.
   """
   for path in paths:
-    reader = array_record_module.ArrayRecordReader(str(path))
+    reader = array_record_module.ArrayRecordReader(str(local_copy(path)))
     try:
       count = reader.num_records()
       if index < count:
@@ -138,13 +140,20 @@ def read_row(paths: Iterable[Path], index: int) -> Row:
   raise IndexError(index)
 
 
-def write_counts(path: Path, counts: np.ndarray) -> None:
+def write_counts(path: AnyPath, counts: np.ndarray) -> None:
   """Writes token counts, whole or not at all."""
   with replacing(path) as partial, partial.open("wb") as file:
     np.save(file, counts)
 
 
-def load_metadata(folder: Path) -> Metadata:
+def load_counts(path: AnyPath) -> np.ndarray:
+  """Reads token counts, int64[V]."""
+  with path.open("rb") as file:
+    counts: np.ndarray = np.load(file)
+  return counts
+
+
+def load_metadata(folder: AnyPath) -> Metadata:
   """Reads the metadata of a complete folder.
 
   Raises:
@@ -183,7 +192,7 @@ def fitted_vocabulary_size(*, name: str, data_dir: str, at_most: int) -> int:
     again; otherwise an `AtMost`.
   """
   try:
-    metadata = load_metadata(Path(data_dir).expanduser() / name)
+    metadata = load_metadata(files.path("DATA_DIR", data_dir) / name)
   except NotPreparedError:
     return AtMost(at_most)
   found: int = metadata.settings["vocabulary_size"]
@@ -204,7 +213,7 @@ def difference(
 
 
 def check_settings(
-  folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]
+  folder: AnyPath, found: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> None:
   """Compares a folder's settings with those of the task.
 
@@ -220,7 +229,7 @@ def check_settings(
     )
 
 
-def check_vocabulary(path: Path, expected: str) -> None:
+def check_vocabulary(path: AnyPath, expected: str) -> None:
   """Compares a prepared task's vocabulary with the one that encoded its rows.
 
   Args:

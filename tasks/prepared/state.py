@@ -7,17 +7,17 @@ finished data is never deleted.
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from raptr_jax.tasks import files
+from raptr_jax.tasks.files import AnyPath
 from raptr_jax.tasks.prepared import records
 from raptr_jax.tasks.text.vocabulary import file_fingerprint
 
 UNFINISHED = "unfinished.json"
 
 
-def is_complete(folder: Path) -> bool:
+def is_complete(folder: AnyPath) -> bool:
   """Whether the folder has its metadata and all files that this names."""
   try:
     metadata = records.load_metadata(folder)
@@ -29,7 +29,7 @@ def is_complete(folder: Path) -> bool:
   return all((folder / name).is_file() for name in names)
 
 
-def check_finished(folder: Path, settings: Mapping[str, Any]) -> None:
+def check_finished(folder: AnyPath, settings: Mapping[str, Any]) -> None:
   """Raises ValueError if the folder was prepared with other settings."""
   if not (folder / records.METADATA).is_file():
     return
@@ -41,7 +41,7 @@ def check_finished(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def note_unfinished(
-  folder: Path, settings: Mapping[str, Any], vocabulary_fingerprint: str
+  folder: AnyPath, settings: Mapping[str, Any], vocabulary_fingerprint: str
 ) -> None:
   """Records what the folder is going to hold."""
   value = {
@@ -51,7 +51,7 @@ def note_unfinished(
   files.write_json(folder / UNFINISHED, value)
 
 
-def discard_unfinished(folder: Path, settings: Mapping[str, Any]) -> None:
+def discard_unfinished(folder: AnyPath, settings: Mapping[str, Any]) -> None:
   """Removes what a preparation with other settings has left unfinished.
 
   A folder with metadata, or without a note of what it holds, is left alone.

@@ -9,10 +9,10 @@ import io
 import json
 import zlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from raptr_jax.tasks import extras
+from raptr_jax.tasks.files import AnyPath
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".arrow")
 ROWS_AT_ONCE = 1_000
@@ -27,10 +27,14 @@ def is_records(name: str) -> bool:
   return name.endswith(ENDINGS)
 
 
-def row_group_sizes(path: Path) -> list[int]:
+def row_group_sizes(path: AnyPath) -> list[int]:
   """Bytes of each group of rows of a Parquet file, uncompressed."""
   parquet = extras.require("pyarrow.parquet")
-  with _naming(path), parquet.ParquetFile(path) as file:
+  with (
+    _naming(path),
+    path.open("rb") as opened,
+    parquet.ParquetFile(opened) as file,
+  ):
     metadata = file.metadata
     return [
       metadata.row_group(group).total_byte_size
@@ -39,7 +43,7 @@ def row_group_sizes(path: Path) -> list[int]:
 
 
 def texts(
-  path: Path, column: str, begin: int = 0, end: int | None = None
+  path: AnyPath, column: str, begin: int = 0, end: int | None = None
 ) -> Iterator[str]:
   """The texts of the records of a file, in order; those without are skipped.
 
@@ -71,7 +75,7 @@ def texts(
 
 
 def _json_texts(
-  path: Path, column: str, begin: int, end: int | None
+  path: AnyPath, column: str, begin: int, end: int | None
 ) -> Iterator[str]:
   with _naming(path), _opened(path) as file:
     if begin:
@@ -90,25 +94,29 @@ def _json_texts(
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: AnyPath) -> Iterator[Any]:
   """The bytes of a file, which may be compressed."""
-  if path.suffix == ".zst":
-    arrow = extras.require("pyarrow")
-    with arrow.input_stream(str(path), compression="zstd") as stream:
-      yield io.BufferedReader(stream)
-  elif path.suffix == ".gz":
-    with gzip.open(path) as file:
-      yield file
-  else:
-    with path.open("rb") as file:
+  with path.open("rb") as file:
+    if path.suffix == ".zst":
+      arrow = extras.require("pyarrow")
+      with arrow.input_stream(file, compression="zstd") as stream:
+        yield io.BufferedReader(stream)
+    elif path.suffix == ".gz":
+      with gzip.open(file) as unpacked:
+        yield unpacked
+    else:
       yield file
 
 
 def _parquet_texts(
-  path: Path, column: str, begin: int, end: int | None
+  path: AnyPath, column: str, begin: int, end: int | None
 ) -> Iterator[str]:
   parquet = extras.require("pyarrow.parquet")
-  with _naming(path), parquet.ParquetFile(path) as file:
+  with (
+    _naming(path),
+    path.open("rb") as opened,
+    parquet.ParquetFile(opened) as file,
+  ):
     names = file.schema_arrow.names
     if column not in names:
       raise _no_column(str(path), column, names)
@@ -120,9 +128,9 @@ def _parquet_texts(
       yield from batch.column(0).to_pylist()
 
 
-def _arrow_texts(path: Path, column: str) -> Iterator[str]:
+def _arrow_texts(path: AnyPath, column: str) -> Iterator[str]:
   arrow = extras.require("pyarrow")
-  with _naming(path), arrow.memory_map(str(path)) as file:
+  with _naming(path), path.open("rb") as file:
     reader = arrow.ipc.open_stream(file)
     if column not in reader.schema.names:
       raise _no_column(str(path), column, reader.schema.names)
@@ -131,7 +139,7 @@ def _arrow_texts(path: Path, column: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _naming(path: AnyPath) -> Iterator[None]:
   """Names the file in what is raised because of its contents."""
   try:
     yield

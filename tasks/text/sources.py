@@ -11,10 +11,11 @@ import hashlib
 import itertools
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import ClassVar, Protocol
 
-from raptr_jax.tasks.files import check_local
+from etils import epath
+
+from raptr_jax.tasks import files
 from raptr_jax.tasks.text import text_files
 
 SPLITS = ("train", "validation")
@@ -135,7 +136,8 @@ class TextFolder:
   size is nearest to an n-th of the text is held out; of a single one, its end.
 
   Attributes:
-    directory: the folder; its subfolders are read too. Or a single file.
+    directory: the folder, here or at an address; its subfolders are read too.
+      Or a single file.
     validation_every: n.
     unit: what a document is in a file of text: "file", "paragraph" (between
       blank lines) or "line". In a file of records (`record_files.ENDINGS`), a
@@ -163,7 +165,7 @@ class TextFolder:
         f"validation_every={self.validation_every} must be at least 2: set "
         "--gin.sources.TextFolder.validation_every"
       )
-    check_local("TEXT_DIR", self.directory)
+    files.path("TEXT_DIR", self.directory)  # Raises for what cannot be read.
     for macro, value, known in (
       ("TEXT_DOCUMENTS", self.unit, text_files.UNITS),
       ("TEXT_WHITESPACE", self.whitespace, ("collapse", "keep")),
@@ -181,7 +183,7 @@ class TextFolder:
   def description(self) -> str:
     column = "" if self.column == "text" else f", text of {self.column}"
     return (
-      f"text of {Path(self.directory)} ({self.glob}){column}, a document is a "
+      f"text of {epath.Path(self.directory)} ({self.glob}){column}, a document is a "
       f"{self.unit}, white space: {self.whitespace}, "
       f"validation: every {self.validation_every}th {self.held_out}"
     )
@@ -191,23 +193,21 @@ class TextFolder:
 
     Contents are not read, since every run computes this when it starts.
     """
-    if not Path(self.directory).expanduser().exists():
+    if not files.path("TEXT_DIR", self.directory).exists():
       return None
-    listing = "".join(
-      f"{file.name} {file.path.stat().st_size}\n" for file in self._visible()
-    )
+    listing = "".join(f"{file.name} {file.size}\n" for file in self._visible())
     return hashlib.sha256(listing.encode()).hexdigest()
 
   def num_bytes(self) -> int:
     """Size of all files that are not hidden, binary ones included."""
-    return sum(file.path.stat().st_size for file in self._visible())
+    return sum(file.size for file in self._visible())
 
   def remarks(self) -> Sequence[str]:
     """Which files are skipped and why, and what is held out of little text."""
-    files = text_files.find_files(self.directory, self.glob)
-    reasons = ((file.name, text_files.why_skipped(file)) for file in files)
+    found = text_files.find_files(self.directory, self.glob)
+    reasons = ((file.name, text_files.why_skipped(file)) for file in found)
     skipped = [f"{name} ({reason})" for name, reason in reasons if reason]
-    count = len(files) - len(skipped)
+    count = len(found) - len(skipped)
     line = f"{self.directory}: {count:,} file{'' if count == 1 else 's'} read"
     if skipped:
       more = f" and {len(skipped) - 3:,} more" if len(skipped) > 3 else ""
@@ -340,5 +340,5 @@ class TextFolder:
         yield found.number, document
 
   def _visible(self) -> Iterator[text_files.TextFile]:
-    files = text_files.find_files(self.directory, self.glob)
-    return (file for file in files if not file.is_hidden)
+    found = text_files.find_files(self.directory, self.glob)
+    return (file for file in found if not file.is_hidden)

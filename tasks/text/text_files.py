@@ -3,10 +3,12 @@
 import codecs
 import io
 import itertools
+import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from raptr_jax.tasks import files
+from raptr_jax.tasks.files import AnyPath
 from raptr_jax.tasks.text import record_files
 
 UNITS = ("file", "paragraph", "line")
@@ -22,10 +24,11 @@ BORDERS = ("\n\n", "\n", ". ", " ")  # Where to cut, the best first.
 
 
 class TextFile(NamedTuple):
-  """A file, and its name below the folder it was found in."""
+  """A file, its name below the folder it was found in, and its bytes."""
 
   name: str
-  path: Path
+  path: AnyPath
+  size: int
 
   @property
   def is_hidden(self) -> bool:
@@ -44,28 +47,30 @@ def find_files(directory: str, glob: str) -> list[TextFile]:
     FileNotFoundError: there is no such folder or file, or no file matches.
     ValueError: `glob` is not a pattern.
   """
-  root = Path(directory).expanduser()
+  root = files.path("TEXT_DIR", directory)
   if root.is_file():
-    return [TextFile(root.name, root)]
+    return [TextFile(root.name, *files.sized(root))]
   if not root.is_dir():
     raise FileNotFoundError(
       f"TEXT_DIR={directory!r} does not exist: set --gin.TEXT_DIR to a folder "
       "of text files, or to one file"
     )
   try:
-    paths = [path for path in root.glob(glob) if path.is_file()]
+    found = files.find(root, glob)
   except (NotImplementedError, ValueError) as error:
     raise ValueError(
       f"TEXT_GLOB={glob!r} must be a pattern of file names below TEXT_DIR "
       f"({error}): set --gin.TEXT_GLOB, such as \"'**/*.txt'\""
     ) from error
-  if not paths:
+  if not found:
     raise FileNotFoundError(
       f"no file in TEXT_DIR={directory!r} matches TEXT_GLOB={glob!r}: set "
       "--gin.TEXT_GLOB or --gin.TEXT_DIR"
     )
-  files = (TextFile(path.relative_to(root).as_posix(), path) for path in paths)
-  return sorted(files)
+  return sorted(
+    TextFile(path.relative_to(root).as_posix(), path, size)
+    for path, size in found
+  )
 
 
 def why_skipped(file: TextFile) -> str | None:
@@ -139,7 +144,7 @@ def ranges(file: TextFile, number: int, unit: str) -> Iterator[FileRange]:
   A document is in the range in which it begins. A file that is one document,
   or compressed, is one range.
   """
-  path, size = file.path, file.path.stat().st_size
+  path, size = file.path, file.size
   if file.name.endswith(".parquet"):
     groups = record_files.row_group_sizes(path)
     for group, group_size in enumerate(groups):
@@ -162,7 +167,7 @@ def ranges(file: TextFile, number: int, unit: str) -> Iterator[FileRange]:
       yield FileRange(file, number, begin, end, end - begin)
 
 
-def document_start(path: Path, offset: int, unit: str) -> int:
+def document_start(path: AnyPath, offset: int, unit: str) -> int:
   """The first byte, from `offset` on, at which a document may begin.
 
   Args:
@@ -184,7 +189,7 @@ def document_start(path: Path, offset: int, unit: str) -> int:
 
 
 def _documents(
-  path: Path, unit: str, begin: int, end: int | None
+  path: AnyPath, unit: str, begin: int, end: int | None
 ) -> Iterator[Iterator[str]]:
   """The documents of a range of a file of text."""
   encoding = "utf-8" if begin else "utf-8-sig"
@@ -202,7 +207,7 @@ def _documents(
           yield cut([line.rstrip("\n")])
 
 
-def _checked(path: Path, texts: Iterable[str]) -> Iterator[str]:
+def _checked(path: AnyPath, texts: Iterable[str]) -> Iterator[str]:
   """Passes texts on, and names the file if they cannot be decoded."""
   try:
     yield from texts
@@ -216,10 +221,10 @@ def _checked(path: Path, texts: Iterable[str]) -> Iterator[str]:
 class _Span(io.RawIOBase):
   """The bytes of a file from `begin` to `end`."""
 
-  def __init__(self, path: Path, begin: int, end: int | None):
+  def __init__(self, path: AnyPath, begin: int, end: int | None):
     self._file = path.open("rb")
     self._file.seek(begin)
-    self._left = (path.stat().st_size if end is None else end) - begin
+    self._left = sys.maxsize if end is None else end - begin
 
   def readable(self) -> bool:
     return True

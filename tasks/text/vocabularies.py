@@ -5,13 +5,13 @@ import functools
 import itertools
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import sentencepiece
 
-from raptr_jax.tasks import extras
+from raptr_jax.tasks import extras, files
+from raptr_jax.tasks.files import AnyPath
 from raptr_jax.tasks.text.vocabulary import (
   NLG,
   NLU,
@@ -67,7 +67,7 @@ class SentencePieceVocabulary(Vocabulary):
   @functools.cached_property
   def _processor(self) -> sentencepiece.SentencePieceProcessor:
     sentinels = map(sentinel, reversed(range(self.extra_ids)))
-    model = append_pieces(Path(self.path).read_bytes(), sentinels)
+    model = append_pieces(self.file.read_bytes(), sentinels)
     try:
       return sentencepiece.SentencePieceProcessor(model_proto=model)
     except RuntimeError as error:
@@ -139,7 +139,7 @@ class SentencePieceVocabulary(Vocabulary):
   def to_seqio(self) -> Any:
     seqio = extras.require("seqio")
     in_seqio = encoding_alike(seqio.SentencePieceVocabulary, self)
-    return in_seqio(self.path, extra_ids=self.extra_ids)
+    return in_seqio(str(files.local_copy(self.file)), extra_ids=self.extra_ids)
 
   def _find(self, piece: str) -> int | None:
     # In some files, such as mT5's, sentinels begin with a word boundary.
@@ -181,7 +181,7 @@ class WordPieceVocabulary(Vocabulary):
   @functools.cached_property
   def _ids(self) -> dict[str, int]:
     # Not `splitlines`: a token may be a Unicode line separator.
-    text = Path(self.path).read_text(encoding="utf-8")
+    text = self.file.read_text(encoding="utf-8")
     lines = [token.rstrip() for token in text.removesuffix("\n").split("\n")]
     ids = {token: number for number, token in enumerate(lines)}
     if len(ids) != len(lines):
@@ -251,7 +251,7 @@ class WordPieceVocabulary(Vocabulary):
   def to_seqio(self) -> Any:
     seqio = extras.require("seqio")
     return encoding_alike(seqio.BertWordPieceVocabulary, self)(
-      self.path,
+      str(files.local_copy(self.file)),
       lower_case=self.lower_case,
       pad_id=self.pad_id,
       start_of_sequence_id=self.cls_id,
@@ -263,7 +263,7 @@ class WordPieceVocabulary(Vocabulary):
 
 
 def open_vocabulary(
-  path: str | Path, lower_case: bool = True, *, extra_ids: int = 0
+  path: str | AnyPath, lower_case: bool = True, *, extra_ids: int = 0
 ) -> Vocabulary:
   """Opens a vocabulary, SentencePiece or WordPiece by the file's ending.
 
@@ -277,7 +277,7 @@ def open_vocabulary(
     FileNotFoundError: the file does not exist.
     ValueError: the ending is neither, or `extra_ids` is set for WordPiece.
   """
-  path = Path(path).expanduser()
+  path = files.path("VOCABULARY_PATH", path)
   if path.suffix not in (".model", ".txt"):
     raise ValueError(
       f"VOCABULARY_PATH={str(path)!r} must end in .model (SentencePiece) or "

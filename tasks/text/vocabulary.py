@@ -5,12 +5,12 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from raptr_jax.tasks import extras
+from raptr_jax.tasks import extras, files
+from raptr_jax.tasks.files import AnyPath
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 NLU, NLG, S2S = "[NLU]", "[NLG]", "[S2S]"  # UL2's mode tokens.
@@ -37,6 +37,11 @@ class Vocabulary(abc.ABC):
   """
 
   path: str
+
+  @property
+  def file(self) -> AnyPath:
+    """The file, to be read."""
+    return files.path("VOCABULARY_PATH", self.path)
 
   @property
   @abc.abstractmethod
@@ -81,7 +86,7 @@ class Vocabulary(abc.ABC):
 
   def fingerprint(self) -> str:
     """SHA-256 of the file, as hexadecimal digits."""
-    return file_fingerprint(Path(self.path))
+    return file_fingerprint(self.file)
 
   @property
   def pad_id(self) -> int:
@@ -150,7 +155,7 @@ class Vocabulary(abc.ABC):
     return found
 
 
-def file_fingerprint(path: Path) -> str:
+def file_fingerprint(path: AnyPath) -> str:
   """SHA-256 of a file, as hexadecimal digits."""
   return hashlib.sha256(path.read_bytes()).hexdigest()
 
