@@ -1,6 +1,8 @@
 """A task: a source of text, how it is tokenised, and what is learned."""
 
 import dataclasses
+import functools
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
@@ -44,6 +46,8 @@ class TextTask:
     extra_ids: number of sentinels to append to a given SentencePiece model
       (T5 appends 100); they count towards `vocabulary_size`.
     lower_case: whether a `vocab.txt` expects lower-cased text.
+    max_tokens: how many tokens of training text to prepare, of random parts of
+      the source; None for all. Held-out text is that of the same parts.
   """
 
   name: str
@@ -53,6 +57,7 @@ class TextTask:
   vocabulary_path: str | None = None
   extra_ids: int = 0
   lower_case: bool = True
+  max_tokens: int | None = None
 
   def __post_init__(self):
     if self.extra_ids < 0 or (self.extra_ids and not self.vocabulary_path):
@@ -60,6 +65,11 @@ class TextTask:
         f"extra_ids={self.extra_ids} must be the number of sentinels to append "
         f"to VOCABULARY_PATH={self.vocabulary_path!r}, and 0 if that is None: "
         "set --gin.task.TextTask.extra_ids or --gin.VOCABULARY_PATH"
+      )
+    if self.max_tokens is not None and self.max_tokens < 1:
+      raise ValueError(
+        f"MAX_TOKENS={self.max_tokens} must be at least 1, or None for all: "
+        "set --gin.MAX_TOKENS"
       )
 
   @property
@@ -72,8 +82,17 @@ class TextTask:
     """Its share of the examples, all of them."""
     return (1.0,)
 
-  def documents(self, split: str) -> Iterator[str]:
-    return self.source.documents(split)
+  def documents(self, split: str, part: int | None = None) -> Iterator[str]:
+    """The documents of a split: of one of its parts, or of all.
+
+    Args:
+      split: a split of the source.
+      part: number of a part. If only so many tokens are prepared, parts come in
+        another order than in the source, a random one that never changes.
+    """
+    if part is not None and self.max_tokens is not None:
+      part = _shuffled(self.source.num_parts())[part]
+    return self.source.documents(split, part)
 
   def folder(self, data_dir: str) -> AnyPath:
     """This task's folder in that of all prepared tasks."""
@@ -181,6 +200,8 @@ class TextTask:
       settings["row_length"] = row_length  # The lengths do not imply it.
     if self.extra_ids:
       settings["extra_ids"] = self.extra_ids
+    if self.max_tokens is not None:
+      settings["max_tokens"] = self.max_tokens
     fingerprint = self.source.fingerprint()
     if fingerprint:
       settings["source_files"] = fingerprint
@@ -207,6 +228,14 @@ class TextTask:
       framing=self.objective.framing(vocabulary),
       length=self.objective.row_length(feature_lengths),
     )
+
+
+@functools.lru_cache
+def _shuffled(count: int) -> list[int]:
+  """The numbers up to a count, in an order that depends on nothing else."""
+  return sorted(
+    range(count), key=lambda n: hashlib.sha256(b"part %d" % n).digest()
+  )
 
 
 def _batches(documents: Iterable[str]) -> Iterator[list[str]]:

@@ -146,6 +146,59 @@ def test_any_number_of_processes_writes_the_same_files(
     )
 
 
+@pytest.mark.parametrize("max_tokens", [500, 5_000, 12_000])
+def test_a_budget_takes_random_parts_and_cuts_the_last(
+  finished, corpus, tmp_path, max_tokens, monkeypatch
+):
+  """Whoever writes them, and if they are interrupted."""
+  given = str(finished / "vocabulary.model")
+  task = make_task(corpus, vocabulary_path=given, max_tokens=max_tokens)
+  for workers in (1, 2):
+    folder = str(tmp_path / str(workers))
+    if workers == 2:
+      with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(preparation, "_write_metadata", _interrupt)
+        prepare(task=task, feature_lengths=LENGTHS, data_dir=folder)
+    prepare(
+      task=task, feature_lengths=LENGTHS, data_dir=folder, workers=workers
+    )
+  one, two = (_files(tmp_path / n / "small_bert") for n in ("1", "2"))
+  assert one == two
+  folder = tmp_path / "1" / "small_bert"
+  train = records.load_metadata(folder).splits["train"]
+  assert max_tokens - LENGTHS["inputs"] < train.tokens <= max_tokens
+  assert records.load_metadata(folder).splits["validation"].rows
+  expected = [
+    (list(row.tokens), list(row.segment_lengths))
+    for part in (0, 2, 1)  # As their SHA-256 has it.
+    for row in task.rows(
+      task.source.documents("train", part), task.given_vocabulary(), LENGTHS
+    )
+  ]
+  assert _rows(folder, "train") == expected[: train.rows]
+  (folder / "train-00000.array_record").unlink()
+  if train.shards > 1:  # Not the one that was cut.
+    _prepare(task, tmp_path / "1")
+    assert _files(folder) == two
+
+
+def _interrupt(*args):
+  raise KeyboardInterrupt
+
+
+def test_a_budget_beyond_the_text_is_refused(finished, corpus, tmp_path):
+  tokens = records.load_metadata(finished).splits["train"].tokens
+  given = str(finished / "vocabulary.model")
+  task = make_task(corpus, vocabulary_path=given, max_tokens=tokens + 100)
+  with pytest.raises(
+    ValueError, match=rf"MAX_TOKENS={tokens + 100:,}, .* only {tokens:,} tokens"
+  ):
+    _prepare(task, tmp_path)
+  assert not (tmp_path / "small_bert" / records.METADATA).exists()
+  with pytest.raises(ValueError, match="MAX_TOKENS=0 must be at least 1"):
+    make_task(corpus, max_tokens=0)
+
+
 def test_finished_task_is_not_touched(copy, corpus, capsys):
   before = {p: p.stat().st_mtime_ns for p in (copy / "small_bert").iterdir()}
   _prepare(make_task(corpus), copy)

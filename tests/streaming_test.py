@@ -308,11 +308,13 @@ def test_a_stream_without_text_is_refused(streamed, monkeypatch):
     next(streamed().batches(0))
 
 
-def test_wrong_arguments_are_refused(streamed, mixture):
+def test_wrong_arguments_are_refused(streamed, task, mixture):
   with pytest.raises(ValueError, match=r"shuffle_window=0 must be at least 1"):
     streamed(shuffle_window=0)
   with pytest.raises(ValueError, match=r"DATA_WORKERS=-1 must not be negative"):
     streamed(workers=-1)
+  with pytest.raises(ValueError, match="MAX_TOKENS=5, but small_bert is str"):
+    streamed(task=dataclasses.replace(task, max_tokens=5))
   with pytest.raises(ValueError, match="places in 1 tasks, expected 2"):
     streamed(task=mixture).resume(0, np.zeros((1, 1, 4), int))
 

@@ -69,6 +69,13 @@ class StreamingDataset(TextDataset):
         "--gin.streaming.StreamingDataset.shuffle_window"
       )
 
+    for part in self.task.parts:
+      if part.max_tokens is not None:
+        raise ValueError(
+          f"MAX_TOKENS={part.max_tokens}, but {part.name} is streamed, and "
+          "only prepared text can be so limited: set --gin.MAX_TOKENS=None"
+        )
+
   def open(self) -> None:
     """Opens the vocabulary, and looks for the text.
 

@@ -8,6 +8,7 @@ same files, and a restart writes the parts that have no tally yet.
 import concurrent.futures
 import dataclasses
 import functools
+import math
 import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -65,24 +66,24 @@ def write_parts(
   task: TextTask,
   feature_lengths: Mapping[str, int],
   folder: AnyPath,
-  parts: Iterable[int],
+  count: int,
   run: Run,
 ) -> None:
-  """Writes shards and tallies of these parts, and shows progress.
+  """Writes the first parts, but for those that are there; shows progress.
 
   Args:
     task: its vocabulary is in the folder.
     feature_lengths: lengths of the features of a batch.
     folder: the task's folder.
-    parts: numbers of parts, ascending.
+    count: number of parts.
     run: such as `in_processes`.
   """
-  missing, total = list(parts), task.source.num_parts()
-  done = total - len(missing)
-  write = functools.partial(_write_part, task, feature_lengths, folder)
+  missing = [part for part in range(count) if not _is_there(task, folder, part)]
+  done = count - len(missing)
+  write = functools.partial(write_part, task, feature_lengths, folder)
   began, tokens = time.monotonic(), 0
   with Progress(
-    total, done=done, unit="part", log_seconds=LOG_SECONDS
+    count, done=done, unit="part", log_seconds=LOG_SECONDS
   ) as progress:
     for number, part in enumerate(run(write, missing), 1):
       tally = load_tally(folder, part)
@@ -93,6 +94,15 @@ def write_parts(
         f"{tokens:,} tokens, {tokens / seconds:,.0f}/s",
         (len(missing) - number) * seconds / number,
       )
+
+
+def _is_there(task: TextTask, folder: AnyPath, part: int) -> bool:
+  """Whether a part has its shards, and the tally of an unfinished task."""
+  is_known = (folder / records.METADATA).is_file()
+  return (is_known or tally_path(folder, part).is_file()) and all(
+    records.shard_path(folder, split, part).is_file()
+    for split in task.source.splits
+  )
 
 
 def in_processes(workers: int) -> Run:
@@ -125,10 +135,23 @@ def _in_processes(
       pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _write_part(
-  task: TextTask, feature_lengths: Mapping[str, int], folder: AnyPath, part: int
+def write_part(
+  task: TextTask,
+  feature_lengths: Mapping[str, int],
+  folder: AnyPath,
+  part: int,
+  *,
+  most_tokens: float = math.inf,
 ) -> int:
-  """Writes one part: its shards, and then its tally; returns its number."""
+  """Writes one part: its shards, and then its tally; returns its number.
+
+  Args:
+    task: its vocabulary is in the folder.
+    feature_lengths: lengths of the features of a batch.
+    folder: the task's folder.
+    part: number of the part.
+    most_tokens: of the train split; later rows are left out.
+  """
   path = folder / task.vocabulary_file
   vocabulary = _vocabulary(
     path, task.lower_case, task.extra_ids, file_fingerprint(path)
@@ -136,8 +159,11 @@ def _write_part(
   counters = []
   for split in task.source.splits:
     counter = _Counter(vocabulary.size)
-    documents = counter.documents(task.source.documents(split, part))
-    rows = counter.rows(task.rows(documents, vocabulary, feature_lengths))
+    documents = counter.documents(task.documents(split, part))
+    rows = task.rows(documents, vocabulary, feature_lengths)
+    if split == "train":
+      rows = _within(rows, most_tokens)
+    rows = counter.rows(rows)
     records.write_shard(records.shard_path(folder, split, part), rows)
     counters.append(counter)
   sizes = [[counter.sizes[name] for name in SIZES] for counter in counters]
@@ -158,6 +184,16 @@ def _vocabulary(
   """Opened once for all parts that a process writes."""
   del fingerprint  # Another file at the same place is opened anew.
   return open_vocabulary(path, lower_case, extra_ids=extra_ids)
+
+
+def _within(rows: Iterable[Row], most_tokens: float) -> Iterator[Row]:
+  """The first rows that have no more tokens than these."""
+  tokens = 0
+  for row in rows:
+    tokens += len(row.tokens)
+    if tokens > most_tokens:
+      return
+    yield row
 
 
 class _Counter:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from raptr_jax.tasks import files
 from raptr_jax.tasks.files import AnyPath
 from raptr_jax.tasks.mixture import Mixture
-from raptr_jax.tasks.prepared import parts, preview, records, state
+from raptr_jax.tasks.prepared import budget, parts, preview, records, state
 from raptr_jax.tasks.task import TextTask
 from raptr_jax.tasks.text.sentencepiece_training import train_sentencepiece
 from raptr_jax.tasks.text.vocabularies import SentencePieceVocabulary
@@ -103,14 +103,12 @@ def _prepare_task(
     _check_unchanged(task, settings, folder)
     task = task.fitted(data_dir)
     vocabulary = task.prepared_vocabulary(folder)
-    parts.write_parts(
-      task, feature_lengths, folder, _missing_parts(task, folder), run
-    )
+    count = _write_parts(task, feature_lengths, folder, run)
     _check_unchanged(task, settings, folder)
     settings["vocabulary_size"] = vocabulary.size
     if isinstance(limit, AtMost):
       settings["vocabulary_limit"] = int(limit)
-    _write_metadata(task, vocabulary, folder, settings)
+    _write_metadata(task, vocabulary, folder, settings, count)
   preview.print_table(records.load_metadata(folder))
   preview.print_examples(task, vocabulary, feature_lengths, folder)
   print(f"{folder} is complete")
@@ -190,18 +188,20 @@ def _train_vocabulary(
     )
 
 
-def _missing_parts(task: TextTask, folder: AnyPath) -> list[int]:
-  """Parts without their shards, or without the tally of an unfinished task."""
-  is_known = (folder / records.METADATA).is_file()
-  return [
-    part
-    for part in range(task.source.num_parts())
-    if not (is_known or parts.tally_path(folder, part).is_file())
-    or not all(
-      records.shard_path(folder, split, part).is_file()
-      for split in task.source.splits
-    )
-  ]
+def _write_parts(
+  task: TextTask,
+  feature_lengths: Mapping[str, int],
+  folder: AnyPath,
+  run: parts.Run,
+) -> int:
+  """Writes what is missing of a task; returns its number of parts."""
+  if task.max_tokens and not (folder / records.METADATA).is_file():
+    return budget.write(task, feature_lengths, folder, run)
+  count = task.source.num_parts()
+  if task.max_tokens:  # It was complete; the number is in its metadata.
+    count = records.load_metadata(folder).splits["train"].shards
+  parts.write_parts(task, feature_lengths, folder, count, run)
+  return count
 
 
 def _write_metadata(
@@ -209,9 +209,10 @@ def _write_metadata(
   vocabulary: Vocabulary,
   folder: AnyPath,
   settings: Mapping[str, Any],
+  count: int,
 ) -> None:
   """Adds up what was written, and marks the folder as complete."""
-  numbers = range(task.source.num_parts())
+  numbers = range(count)
   if (folder / records.METADATA).is_file():
     # What was lost is there again.
     for split, sizes in records.load_metadata(folder).splits.items():
@@ -224,7 +225,7 @@ def _write_metadata(
           f"{sizes.rows:,}: delete {folder} and prepare again"
         )
   else:
-    _write_sums(task, vocabulary, folder, settings)
+    _write_sums(task, vocabulary, folder, settings, count)
   for part in numbers:
     parts.tally_path(folder, part).unlink(missing_ok=True)
   (folder / state.UNFINISHED).unlink(missing_ok=True)
@@ -235,9 +236,10 @@ def _write_sums(
   vocabulary: Vocabulary,
   folder: AnyPath,
   settings: Mapping[str, Any],
+  count: int,
 ) -> None:
   """Writes the counts of tokens, and the metadata."""
-  numbers = range(task.source.num_parts())
+  numbers = range(count)
   total = functools.reduce(
     operator.add, (parts.load_tally(folder, part) for part in numbers)
   )

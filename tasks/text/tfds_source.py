@@ -86,9 +86,12 @@ class TfdsCorpus:
     ranges = [self._range(builder, split) for builder in builders]
     order = merge_order([end - begin for begin, end in ranges])
     start, end = 0, len(order)
-    if part is not None:
+    if part is not None and split == "train":
       start = min(part * PART_DOCUMENTS, end)
       end = min(start + PART_DOCUMENTS, end)
+    elif part is not None:  # Each part has its share.
+      parts = self.num_parts()
+      start, end = part * end // parts, (part + 1) * end // parts
     before, taken = (
       np.bincount(order[:n], minlength=len(builders)) for n in (start, end)
     )
