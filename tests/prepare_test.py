@@ -1,4 +1,5 @@
 import re
+import resource
 import shutil
 
 import numpy as np
@@ -6,8 +7,8 @@ import pytest
 
 from raptr_jax.main import prepare_main
 from raptr_jax.tasks import files
+from raptr_jax.tasks.prepared import parts, records
 from raptr_jax.tasks.prepared import prepare as preparation
-from raptr_jax.tasks.prepared import records
 from raptr_jax.tasks.prepared.prepare import prepare
 from raptr_jax.tasks.task import TextTask
 from raptr_jax.tasks.text import sources, text_files
@@ -197,6 +198,35 @@ def test_a_budget_beyond_the_text_is_refused(finished, corpus, tmp_path):
   assert not (tmp_path / "small_bert" / records.METADATA).exists()
   with pytest.raises(ValueError, match="MAX_TOKENS=0 must be at least 1"):
     make_task(corpus, max_tokens=0)
+
+
+def test_a_disk_that_is_full_is_told_and_costs_nothing(
+  finished, corpus, tmp_path, monkeypatch
+):
+  task = make_task(corpus, vocabulary_path=str(finished / "vocabulary.model"))
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  write = parts.write_parts
+
+  def on_a_small_disk(*args):
+    # Files of half a shard, as a full disk has them.
+    size = (finished / "train-00001.array_record").stat().st_size // 2
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+      write(*args)
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+  with monkeypatch.context() as patch:
+    patch.setattr(parts, "write_parts", on_a_small_disk)
+    with pytest.raises(
+      OSError, match=r"train-0000.* cannot be written: .* --gin.DATA_DIR"
+    ):
+      _prepare(task, tmp_path)
+  folder = tmp_path / "small_bert"
+  assert not (folder / records.METADATA).exists()
+  assert not list(folder.glob("*.partial"))
+  _prepare(task, tmp_path)
+  assert _rows(folder, "train") == _rows(finished, "train")
 
 
 def test_finished_task_is_not_touched(copy, corpus, capsys):

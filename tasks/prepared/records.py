@@ -6,6 +6,7 @@ A task's folder holds `vocabulary.model` (or `.txt`), the shards
 ids) and `metadata.json`, which is written last.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -99,15 +100,28 @@ def num_rows(paths: Iterable[AnyPath]) -> int:
 
 
 def write_shard(path: AnyPath, rows: Iterable[Row]) -> None:
-  """Writes a shard, whole or not at all."""
+  """Writes a shard, whole or not at all.
+
+  Raises:
+    OSError: the disk is full, or fails.
+  """
   with replacing(path) as partial:
     # One row per group, since rows are read singly, in any order.
     writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
     try:
       for row in rows:
         writer.write(encode_row(row))
-    finally:
       writer.close()
+    except RuntimeError as error:  # What a writer raises, whatever the cause.
+      raise OSError(
+        f"{path} cannot be written: {str(error).split(';')[0]}. What is "
+        "finished is kept: make room and start the same command again, or set "
+        "another --gin.DATA_DIR"
+      ) from error
+    finally:
+      # Closed or not; what cannot be closed is thrown away.
+      with contextlib.suppress(RuntimeError):
+        writer.close()
 
 
 def read_shard(path: AnyPath) -> Iterator[Row]:
