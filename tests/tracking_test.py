@@ -178,6 +178,16 @@ def test_rows_that_failed_are_sent_with_later_ones(tmp_path):
   ]
 
 
+@pytest.mark.parametrize(
+  "error, failed", [(KeyboardInterrupt, False), (FloatingPointError, True)]
+)
+def test_only_a_run_that_fails_is_marked_as_failed(tmp_path, error, failed):
+  double = Double()
+  with pytest.raises(error), open_tracking(tmp_path, double):
+    raise error
+  assert double.closed == [failed]
+
+
 def wait_until(condition):
   event = threading.Event()
   for _ in range(500):

@@ -68,7 +68,9 @@ class Tracking(contextlib.AbstractContextManager["Tracking"]):
       files.write_json(path, ids)
 
   def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-    self._close(failed=kind is not None)
+    # A run that was stopped, to be resumed later, has not failed.
+    stopped = kind is None or issubclass(kind, KeyboardInterrupt)
+    self._close(failed=not stopped)
 
   def write(self, entry: run_files.Entry) -> None:
     """Sends the numbers of an entry, unless they have been sent."""
