@@ -112,9 +112,18 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--dry_run", action="store_true", help="print runs, costs and commands"
   )
-  parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"))
-  parser.add_argument("--results", type=Path, default=Path("results"))
+  parser.add_argument("--runs", type=_folder, default=Path("runs/reproduce"))
+  parser.add_argument("--results", type=_folder, default=Path("results"))
   return parser
+
+
+def _folder(value: str) -> Path:
+  """A folder of this machine, in which runs are locked and keep their logs."""
+  if "://" in value:
+    raise argparse.ArgumentTypeError(
+      f"{value!r} is an address, expected a folder of this machine"
+    )
+  return Path(value)
 
 
 def find_table(flag: str) -> Table:

@@ -1097,6 +1097,10 @@ def test_a_dry_run_plans_a_family_against_its_dense_row(program, capsys):
       "--seeds 0, expected at least 1",
     ),
     (
+      ("--table", "bert_methods", "--runs", "gs://bucket/runs"),
+      "'gs://bucket/runs' is an address, expected a folder of this machine",
+    ),
+    (
       ("--table", "theory_lemma", "--seeds", "2"),
       "--table theory_lemma takes none of --seeds, --only",
     ),

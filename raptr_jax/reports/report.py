@@ -28,6 +28,8 @@ from raptr_jax.reports.curves import draw_curves
 from raptr_jax.reports.remaining_time import RemainingTime
 from raptr_jax.reports.summary_page import write_summary_markdown
 from raptr_jax.reports.tensorboard import TensorBoardEvents
+from raptr_jax.reports.trackers import Tracker
+from raptr_jax.reports.tracking import Tracking
 from raptr_jax.tasks import files
 
 # At an address, others see a row of metrics so much later at most: each time,
@@ -48,6 +50,8 @@ class RunReport(contextlib.AbstractContextManager):
     boundaries: steps at which a new stage begins, ascending, without 0.
     path_lengths: [total_steps], number of layers that each step runs, to
       predict the time left; None takes all steps to be equally long.
+    trackers: get the entries, too.
+    config: text that describes the run, for the trackers.
 
   Raises:
     ValueError: `path_lengths` has the wrong shape, or the record of an
@@ -62,6 +66,8 @@ class RunReport(contextlib.AbstractContextManager):
     start_step: int,
     boundaries: Sequence[int],
     path_lengths: np.ndarray | None = None,
+    trackers: Sequence[Tracker] = (),
+    config: str = "",
   ):
     if path_lengths is None:
       path_lengths = np.ones(total_steps)
@@ -78,12 +84,13 @@ class RunReport(contextlib.AbstractContextManager):
     self._evaluated: set[tuple[int, int | str]] = set()
     self._eval_loss: float | None = None
     self._model_dir.mkdir(parents=True, exist_ok=True)
-    self._kept = self._entries_until(start_step)
+    self._trackers, self._config = trackers, config
+    self._recorded = run_files.read_metrics(model_dir) if start_step else []
+    self._kept = self._lines_until(start_step)
 
-  def _entries_until(self, start_step: int) -> str:
+  def _lines_until(self, start_step: int) -> str:
     """The lines of the metrics that a resumed run keeps."""
-    entries = run_files.read_metrics(self._model_dir) if start_step else []
-    entries = [entry for entry in entries if entry["step"] <= start_step]
+    entries = [e for e in self._recorded if e["step"] <= start_step]
     for entry in entries:
       if entry["split"] == "eval":
         self._evaluated.add((entry["step"], entry["layers"]))
@@ -106,11 +113,19 @@ class RunReport(contextlib.AbstractContextManager):
       )
       progress = Progress(self._total_steps, done=self._start_step)
       self._progress = stack.enter_context(progress)
+      tracking = Tracking(
+        self._trackers,
+        self._model_dir,
+        recorded=self._recorded if self._start_step else None,
+        config=self._config,
+        note=self.note,
+      )
+      self._tracking = stack.enter_context(tracking)
       self._stack = stack.pop_all()
     return self
 
-  def __exit__(self, *error: object) -> None:
-    self._stack.close()
+  def __exit__(self, *error: Any) -> None:
+    self._stack.__exit__(*error)  # Trackers note whether the run failed.
 
   def has_eval(self, step: int, layers: int | str = "full") -> bool:
     """Whether the evaluation of `step` is already on record.
@@ -205,10 +220,11 @@ class RunReport(contextlib.AbstractContextManager):
     write_summary_markdown(self._model_dir)
 
   def _write(self, entry: Mapping[str, Any]) -> None:
-    entry = _plain(entry)
-    # First, so that TensorBoard lacks no row of metrics.jsonl after a kill.
-    self._events.write(entry)
-    self._metrics.write(json.dumps(entry, allow_nan=False) + "\n")
+    plain: run_files.Entry = _plain(entry)
+    # First, so that others lack no row of metrics.jsonl after a kill.
+    self._events.write(plain)
+    self._tracking.write(plain)
+    self._metrics.write(json.dumps(plain, allow_nan=False) + "\n")
     self._metrics.flush()
     self._growing.publish(after_seconds=PUBLISH_SECONDS)
 

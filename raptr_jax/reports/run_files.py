@@ -60,6 +60,23 @@ def read_metrics(model_dir: str | os.PathLike[str]) -> list[Entry]:
   return entries
 
 
+def numbers(entry: Entry) -> dict[str, float]:
+  """The numbers of an entry, by the names that trackers give them.
+
+  The name of an evaluation's number ends in what was evaluated, as in
+  `eval/loss_full` or `eval/loss_path_6`.
+  """
+  suffix = ""
+  if entry["split"] == "eval":
+    layers = entry["layers"]
+    suffix = f"_{layers}" if isinstance(layers, str) else f"_path_{layers}"
+  return {
+    f"{entry['split']}/{name}{suffix}": value
+    for name, value in entry.items()
+    if isinstance(value, int | float) and name not in ("step", "layers")
+  }
+
+
 def config_changes(old: str, new: str) -> list[str]:
   """Diff lines between two configurations, without comments and blanks."""
   diff = difflib.unified_diff(

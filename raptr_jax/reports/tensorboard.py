@@ -2,9 +2,10 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from raptr_jax.reports.run_files import Entry, numbers
 
 
 class TensorBoardEvents(contextlib.AbstractContextManager["TensorBoardEvents"]):
@@ -34,22 +35,13 @@ class TensorBoardEvents(contextlib.AbstractContextManager["TensorBoardEvents"]):
   def __exit__(self, *error: object) -> None:
     self._file.close()
 
-  def write(self, entry: Mapping[str, Any]) -> None:
-    """Writes the numbers of an entry of metrics.jsonl, as `split/name`.
-
-    The name of an evaluation's number ends in what was evaluated, as in
-    `eval/loss_full` or `eval/loss_path_6`.
-    """
+  def write(self, entry: Entry) -> None:
+    """Writes the numbers of an entry of metrics.jsonl."""
     from tensorboardX.proto.summary_pb2 import Summary
 
-    suffix = ""
-    if entry["split"] == "eval":
-      layers = entry["layers"]
-      suffix = f"_{layers}" if isinstance(layers, str) else f"_path_{layers}"
     values = [
-      Summary.Value(tag=f"{entry['split']}/{name}{suffix}", simple_value=value)
-      for name, value in entry.items()
-      if isinstance(value, int | float) and name not in ("step", "layers")
+      Summary.Value(tag=tag, simple_value=value)
+      for tag, value in numbers(entry).items()
     ]
     self._write(entry["step"], summary=Summary(value=values))
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Key
 from raptr_jax.contracts import Dataset, Model, Params, Policy
 from raptr_jax.methods.draws import EXECUTIONS
 from raptr_jax.methods.growth import GrowthPlan
+from raptr_jax.reports.trackers import Tracker
 from raptr_jax.tasks import files
 from raptr_jax.training.checkpoint import Checkpointer
 from raptr_jax.training.optim import Optimizer
@@ -68,6 +69,7 @@ class Experiment:
     at_end: called with the trained model, in this order.
     profile_steps: (first, end) of the steps to trace, see `profiling.py`; the
       last traced step is end - 1. None traces nothing.
+    trackers: programs that keep records of runs, see `trackers.py`.
   """
 
   model: Model
@@ -88,6 +90,7 @@ class Experiment:
   growth: GrowthPlan | Mapping[str, GrowthPlan] | None = None
   at_end: Sequence[AtEnd] = ()
   profile_steps: tuple[int, int] | None = None
+  trackers: Sequence[Tracker] = ()
 
   def __post_init__(self) -> None:
     if not self.model_dir:

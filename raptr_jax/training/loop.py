@@ -45,7 +45,7 @@ def train(experiment: Experiment, config: str = "") -> Summary:
       return summary
 
     plan, evaluator = make_plan(experiment), held_out_evaluator(experiment)
-    report = stack.enter_context(open_report(experiment, plan, start))
+    report = stack.enter_context(open_report(experiment, plan, start, config))
     loop, state = _assemble(
       experiment,
       plan,

@@ -19,7 +19,9 @@ from raptr_jax.training.state import Progress
 Report: TypeAlias = RunReport | SilentReport
 
 
-def open_report(experiment: Experiment, plan: Plan, start: int) -> Report:
+def open_report(
+  experiment: Experiment, plan: Plan, start: int, config: str
+) -> Report:
   """The report of a run from step `start` on; the first process writes it."""
   if jax.process_index() != 0:
     return SilentReport()
@@ -29,6 +31,8 @@ def open_report(experiment: Experiment, plan: Plan, start: int) -> Report:
     start_step=start,
     boundaries=plan.boundaries,
     path_lengths=plan.draws.path_lengths,
+    trackers=experiment.trackers,
+    config=config,
   )
 
 
