@@ -13,6 +13,7 @@ from raptr_jax.data.prepared import PreparedDataset
 from raptr_jax.tasks import extras
 from raptr_jax.tasks.prepared import records
 from raptr_jax.tasks.prepared.prepare import prepare
+from raptr_jax.tasks.text import text_files
 from tests.small_task import (
   LENGTHS,
   assert_batches_equal,
@@ -265,6 +266,44 @@ def test_replaced_vocabulary_is_refused(make, corpus, tmp_path):
   with (tmp_path / "small_bert" / "vocabulary.model").open("ab") as file:
     file.write(b"\x00")
   with pytest.raises(ValueError, match=r"not the vocabulary its rows"):
+    make(data_dir=str(tmp_path))
+
+
+def _halve(data):
+  return data[: len(data) // 2]
+
+
+def _flip(data):
+  middle = len(data) // 2
+  return data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize("damage", [_halve, lambda data: b"", _flip])
+def test_a_damaged_shard_is_named(make, corpus, tmp_path, monkeypatch, damage):
+  monkeypatch.setattr(text_files, "RANGE_BYTES", 20_000)
+  task = make_task(corpus)
+  prepare(task=task, feature_lengths=LENGTHS, data_dir=str(tmp_path))
+  shard = tmp_path / task.name / "train-00001.array_record"
+  whole = shard.read_bytes()
+  shard.write_bytes(damage(whole))
+  with pytest.raises(
+    ValueError, match=r"train-00001.array_record is damaged .*=prepare"
+  ):
+    dataset = make(data_dir=str(tmp_path))
+    take(dataset, dataset.num_examples // BATCH_SIZE)
+  shard.unlink()
+  prepare(task=task, feature_lengths=LENGTHS, data_dir=str(tmp_path))
+  assert shard.read_bytes() == whole
+
+
+def test_shards_of_another_text_are_refused(make, corpus, tmp_path):
+  task = make_task(corpus)
+  prepare(task=task, feature_lengths=LENGTHS, data_dir=str(tmp_path))
+  folder = tmp_path / task.name
+  (folder / "train-00000.array_record").write_bytes(
+    (folder / "validation-00000.array_record").read_bytes()
+  )
+  with pytest.raises(ValueError, match=r"rows, but metadata.json says"):
     make(data_dir=str(tmp_path))
 
 

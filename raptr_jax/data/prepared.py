@@ -13,6 +13,7 @@ from raptr_jax.contracts import Batch
 from raptr_jax.data.order import Order
 from raptr_jax.data.text_dataset import READ_AHEAD, TextDataset, joined_counts
 from raptr_jax.tasks import files
+from raptr_jax.tasks.files import AnyPath
 from raptr_jax.tasks.objectives.objective import Corruption
 from raptr_jax.tasks.prepared import records
 from raptr_jax.tasks.task import NotPreparedError, TextTask
@@ -33,7 +34,8 @@ class PreparedDataset(TextDataset):
 
     Raises:
       NotPreparedError: a task is not prepared.
-      ValueError: the records do not fit the task, or there are none.
+      ValueError: the records do not fit the task, are damaged, or there are
+        none.
     """
     _ = self._parts
 
@@ -62,9 +64,7 @@ class PreparedDataset(TextDataset):
       num_rows=num_rows,
       unigram_counts=records.load_counts(folder / records.UNIGRAM_COUNTS),
       corrupt=task.objective.corruption(vocabulary, self.feature_lengths),
-      rows=grain.sources.ArrayRecordDataSource(
-        [str(path) for path in files.local_copies(paths)]
-      ),
+      rows=_Rows(paths, num_rows),
     )
 
   def _check_size(self, task: TextTask, num_rows: int) -> None:
@@ -131,9 +131,55 @@ class _Examples:
   num_rows: int
   unigram_counts: np.ndarray
   corrupt: Corruption
-  rows: Sequence[bytes]
+  rows: "_Rows"
 
   def example(self, position: int) -> dict[str, np.ndarray]:
     epoch, index = self.order.locate(position, self.num_rows)
     row = records.decode_row(self.rows[index])
     return self.corrupt(row, self.order.rng(epoch, index))
+
+
+class _Rows:
+  """The records of a split.
+
+  A damaged shard raises a ValueError with its name: all that is read carries a
+  hash.
+  """
+
+  def __init__(self, paths: Sequence[AnyPath], num_rows: int):
+    self._paths = paths
+    local = [str(path) for path in files.local_copies(paths)]
+    try:
+      self._source = grain.sources.ArrayRecordDataSource(local)
+      found = len(self._source)
+    except RuntimeError as error:
+      raise self._damaged(None, error) from error
+    if found != num_rows:
+      folder = paths[0].parent
+      raise ValueError(
+        f"the shards in {folder} have {found:,} rows, but {records.METADATA} "
+        f"says {num_rows:,}: delete {folder} and prepare again"
+      )
+
+  def __getitem__(self, index: int) -> bytes:
+    try:
+      record: bytes = self._source[index]
+    except RuntimeError as error:
+      raise self._damaged(index, error) from error
+    return record
+
+  def _damaged(self, index: int | None, error: RuntimeError) -> ValueError:
+    """What to raise of a shard: that of a row, or one that cannot be opened."""
+    for path in self._paths:
+      try:
+        count = records.num_rows([path])
+      except RuntimeError:
+        break
+      if index is not None:
+        if index < count:
+          break
+        index -= count
+    return ValueError(
+      f"{path} is damaged ({error}): delete it, and run the same command with "
+      "--run_mode=prepare, which writes it again"
+    )
