@@ -46,8 +46,8 @@ class StreamingDataset(TextDataset):
   rows are permuted.
 
   Attributes:
-    shuffle_window: rows that a host permutes together, of all tasks; twice as
-      many are in memory. A window is a whole number of blocks of documents.
+    shuffle_window: rows that a host permutes together, of all tasks; up to three
+      times as many are in memory. A window is a whole number of blocks of documents.
     shared: whether all hosts read the same rows, and each keeps its part of a
       batch. Batches then do not depend on the number of hosts; for held-out
       text, of which little is read.
@@ -68,7 +68,6 @@ class StreamingDataset(TextDataset):
         f"shuffle_window={self.shuffle_window} must be at least 1: set "
         "--gin.streaming.StreamingDataset.shuffle_window"
       )
-
     for part in self.task.parts:
       if part.max_tokens is not None:
         raise ValueError(

@@ -5,6 +5,10 @@
 # of its number), time; the configuration, and folders that all nodes share.
 # Arguments are passed on, such as --gin.BATCH_SIZE=512.
 #
+# TENSOR splits layers over the GPUs of one process. To use it, start one process
+# for each node, and name its GPUs: --ntasks-per-node=1, and below
+#   export JAX_LOCAL_DEVICE_IDS=0,1,2,3,4,5,6,7
+#
 # Two minutes before its time is over, the run saves a checkpoint and the job
 # goes back into the queue, where the same command resumes it.
 #SBATCH --job-name=raptr
