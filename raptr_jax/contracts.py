@@ -174,7 +174,7 @@ class Model(Protocol):
 
 
 class Dataset(Protocol):
-  """Batches as a pure function of the position in the data.
+  """Batches as a pure function of their number, unless it is a stream.
 
   Attributes:
     batch_size: examples in a batch, over all hosts.

@@ -202,6 +202,11 @@ def _register(
   in_seqio = vocabulary.to_seqio()
   count = len(task.parts)
   for number, part in enumerate(task.parts):
+    if part.max_tokens is not None:
+      raise ValueError(
+        f"MAX_TOKENS={part.max_tokens}, but seqio reads all text of "
+        f"{part.name}: set --gin.MAX_TOKENS=None"
+      )
     seed = functools.partial(part_seed, number=number, parts=count)
     _add(
       seqio.TaskRegistry,

@@ -184,7 +184,7 @@ def test_half_a_copy_is_no_checkpoint(root, monkeypatch):
 def test_several_processes_need_storage_that_orbax_writes_to(root, monkeypatch):
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   folder = files.path("MODEL_DIR", "s3://bucket/run/checkpoints")
-  with pytest.raises(ValueError, match=r"MODEL_DIR = 's3://bucket/run', but 2"):
+  with pytest.raises(OSError, match=r"MODEL_DIR = 's3://bucket/run', but 2"):
     checkpoint_storage.storage(folder, keep=1)
 
 

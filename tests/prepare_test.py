@@ -1,3 +1,4 @@
+import dataclasses
 import re
 import resource
 import shutil
@@ -177,10 +178,14 @@ def test_a_budget_takes_random_parts_and_cuts_the_last(
     )
   ]
   assert _rows(folder, "train") == expected[: train.rows]
-  (folder / "train-00000.array_record").unlink()
-  if train.shards > 1:  # Not the one that was cut.
+  for lost in (0, train.shards - 1):  # The second was cut.
+    (folder / f"train-{lost:05}.array_record").unlink()
     _prepare(task, tmp_path / "1")
     assert _files(folder) == two
+  with pytest.raises(
+    ValueError, match=f"prepared with max_tokens={max_tokens}"
+  ):
+    _prepare(dataclasses.replace(task, max_tokens=None), tmp_path / "1")
 
 
 def _interrupt(*args):
@@ -196,6 +201,8 @@ def test_a_budget_beyond_the_text_is_refused(finished, corpus, tmp_path):
   ):
     _prepare(task, tmp_path)
   assert not (tmp_path / "small_bert" / records.METADATA).exists()
+  with pytest.raises(ValueError, match="MAX_TOKENS=31, .* row of 32 tokens"):
+    _prepare(dataclasses.replace(task, max_tokens=31), tmp_path)
   with pytest.raises(ValueError, match="MAX_TOKENS=0 must be at least 1"):
     make_task(corpus, max_tokens=0)
 

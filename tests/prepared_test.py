@@ -287,7 +287,7 @@ def test_a_damaged_shard_is_named(make, corpus, tmp_path, monkeypatch, damage):
   whole = shard.read_bytes()
   shard.write_bytes(damage(whole))
   with pytest.raises(
-    ValueError, match=r"train-00001.array_record is damaged .*=prepare"
+    OSError, match=r"train-00001.array_record is damaged .*=prepare"
   ):
     dataset = make(data_dir=str(tmp_path))
     take(dataset, dataset.num_examples // BATCH_SIZE)

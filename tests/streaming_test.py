@@ -14,7 +14,7 @@ from raptr_jax.data.order import Order
 from raptr_jax.data.prepared import PreparedDataset
 from raptr_jax.data.streaming import StreamingDataset
 from raptr_jax.tasks.mixture import Mixture
-from raptr_jax.tasks.objectives.packing import BLOCK_DOCUMENTS
+from raptr_jax.tasks.objectives.packing import BLOCK_DOCUMENTS, Row
 from raptr_jax.tasks.objectives.ul2 import UL2
 from raptr_jax.tasks.prepared.prepare import prepare
 from raptr_jax.tasks.task import NotPreparedError, TextTask
@@ -183,7 +183,7 @@ def test_a_stream_goes_on_from_any_place(streamed, mixture, workers):
     before = list(itertools.islice(batches, stopped))
     place = batches.get_state()
     batches.close()
-    assert place.shape == (2, 4)
+    assert place.shape == (2, 5)
     after = dataset.resume(stopped, place[None])
     np.testing.assert_array_equal(after.get_state(), place)
     rest = list(itertools.islice(after, 60 - stopped))
@@ -253,13 +253,14 @@ def test_each_host_reads_parts_of_its_own_and_goes_on(streamed, on_host):
 def test_other_hosts_begin_parts_that_nobody_has_begun(
   streamed, on_host, hosts
 ):
-  places = np.zeros((2, 1, 4), int)
-  places[:, 0, 0] = 8, 5
+  places = np.zeros((2, 1, 5), int)
+  places[:, 0, 0] = 6, 5
+  places[:, 0, 4] = 8, 5  # The first host's window ends in part 8.
   begun = []
   for host in range(hosts):
     on_host(host, hosts)
     state = streamed(batch_size=12).resume(5, places).get_state()
-    assert list(state[0, 1:]) == [0, 0, 0]
+    assert list(state[0, 1:]) == [0, 0, 0, -1]
     begun.append(int(state[0, 0]))
   assert begun == [9 + host for host in range(hosts)]
 
@@ -300,11 +301,62 @@ def test_windows_are_whole_blocks(task, data_dir):
     assert [row.number for row in same.rows] == [r.number for r in again.rows]
 
 
+@dataclasses.dataclass(frozen=True)
+class FewParts:
+  """Ten parts, of which one has text."""
+
+  splits: tuple[str, ...] = ("train",)
+
+  def description(self):
+    return "few parts"
+
+  def num_parts(self):
+    return 10
+
+  def documents(self, split, part=None):
+    return iter(["some text"] if part in (None, 4) else [])
+
+
+def few_parts(**changes):
+  arguments = {"shuffle": True, "host": 0, "hosts": 1} | changes
+  return row_stream.RowStream(
+    source=FewParts(),
+    split="train",
+    order=Order(seed=1, shuffle=arguments.pop("shuffle")),
+    encode=lambda texts: [Row(np.arange(3), np.array([3]))] * len(texts),
+    window=1,
+    closed=threading.Event(),
+    **arguments,
+  )
+
+
+def test_parts_without_text_are_passed_over():
+  windows = few_parts().windows(row_stream.Place(0))
+  epochs = [next(windows).rows[0].epoch for _ in range(20)]
+  assert epochs == [*range(20)]
+  in_order = few_parts(shuffle=False, host=1, hosts=2)
+  with pytest.raises(
+    OSError, match="few parts has no text, or none for host 1"
+  ):
+    next(in_order.windows(row_stream.Place(1)))
+
+
+def test_a_place_knows_the_last_part_of_its_window(streamed, on_host):
+  dataset = streamed(shuffle_window=600)
+  batches = dataset.batches(0)
+  next(batches)
+  place = batches.get_state()
+  assert place[0, 4] > place[0, 0]
+  on_host(1, 2)
+  after = streamed().resume(1, place[None]).get_state()
+  assert after[0, 0] == place[0, 4] + 2  # Host 0 begins the part before.
+
+
 def test_a_stream_without_text_is_refused(streamed, monkeypatch):
   monkeypatch.setattr(
     TextFolder, "documents", lambda self, split, part=None: iter(())
   )
-  with pytest.raises(ValueError, match="the train split of text .* no text"):
+  with pytest.raises(OSError, match="the train split of text .* no text"):
     next(streamed().batches(0))
 
 
@@ -315,8 +367,8 @@ def test_wrong_arguments_are_refused(streamed, task, mixture):
     streamed(workers=-1)
   with pytest.raises(ValueError, match="MAX_TOKENS=5, but small_bert is str"):
     streamed(task=dataclasses.replace(task, max_tokens=5))
-  with pytest.raises(ValueError, match="places in 1 tasks, expected 2"):
-    streamed(task=mixture).resume(0, np.zeros((1, 1, 4), int))
+  with pytest.raises(FileExistsError, match="places in 1 tasks, expected 2"):
+    streamed(task=mixture).resume(0, np.zeros((1, 1, 5), int))
 
 
 def test_a_stream_needs_a_vocabulary(task, tmp_path):

@@ -13,7 +13,12 @@ from raptr_jax import main
 from raptr_jax.reports import run_files, trackers, tracking
 from raptr_jax.reports.tracking import TrackerError, Tracking
 from raptr_jax.training.loop import train
-from tests.toy import ToyDataset, make_experiment, shared_programs
+from tests.toy import (
+  ToyDataset,
+  make_experiment,
+  make_model,
+  shared_programs,
+)
 
 CONFIG = (
   "import raptr_jax\n\nLEARNING_RATE = 0.001\nMODEL_DIR = \\\n    'a/long/name'\n"
@@ -142,8 +147,8 @@ def test_other_processes_do_not_track(tmp_path, monkeypatch):
   double = Double()
   experiment = make_experiment(tmp_path, trackers=(double,))
   monkeypatch.setattr("jax.process_index", lambda: 1)
-  with recorder.open_report(experiment, make_plan(experiment), 0, ""):
-    pass
+  with recorder.open_report(experiment, make_plan(experiment), 0) as report:
+    report.track(experiment.trackers, CONFIG)
   assert not double.opened
 
 
@@ -250,6 +255,23 @@ def test_a_tracker_that_cannot_start_stops_the_run_before_it_trains(
     train(experiment)
   assert first.closed == [True]
   assert not (tmp_path / "trackers.json").exists()
+
+
+def test_a_refused_restart_leaves_the_record_alone(tmp_path):
+  double = Double()
+  train(make_experiment(tmp_path, trackers=(double,), total_steps=3))
+  opened = len(double.opened)
+  other = make_experiment(
+    tmp_path, trackers=(double,), model=make_model(embed_dim=24)
+  )
+  with pytest.raises(FileExistsError, match="another model"):
+    train(other)
+  assert len(double.opened) == opened
+
+
+def test_two_trackers_of_a_kind_are_refused(tmp_path):
+  with pytest.raises(ValueError, match=r"tuple of different trackers: set .*"):
+    make_experiment(tmp_path, trackers=(Double(), Double()))
 
 
 def test_one_line_of_gin_switches_one_on(tmp_path, capsys, monkeypatch):

@@ -34,8 +34,8 @@ class PreparedDataset(TextDataset):
 
     Raises:
       NotPreparedError: a task is not prepared.
-      ValueError: the records do not fit the task, are damaged, or there are
-        none.
+      OSError: a shard is damaged.
+      ValueError: the records do not fit the task, or there are none.
     """
     _ = self._parts
 
@@ -142,7 +142,7 @@ class _Examples:
 class _Rows:
   """The records of a split.
 
-  A damaged shard raises a ValueError with its name: all that is read carries a
+  A damaged shard raises an OSError with its name: all that is read carries a
   hash.
   """
 
@@ -152,8 +152,9 @@ class _Rows:
     try:
       self._source = grain.sources.ArrayRecordDataSource(local)
       found = len(self._source)
-    except RuntimeError as error:
-      raise self._damaged(None, error) from error
+    except RuntimeError:
+      records.num_rows(paths)  # Raises for the one that is damaged.
+      raise
     if found != num_rows:
       folder = paths[0].parent
       raise ValueError(
@@ -165,21 +166,14 @@ class _Rows:
     try:
       record: bytes = self._source[index]
     except RuntimeError as error:
-      raise self._damaged(index, error) from error
+      raise records.damaged(self._shard(index), error) from error
     return record
 
-  def _damaged(self, index: int | None, error: RuntimeError) -> ValueError:
-    """What to raise of a shard: that of a row, or one that cannot be opened."""
-    for path in self._paths:
-      try:
-        count = records.num_rows([path])
-      except RuntimeError:
-        break
-      if index is not None:
-        if index < count:
-          break
-        index -= count
-    return ValueError(
-      f"{path} is damaged ({error}): delete it, and run the same command with "
-      "--run_mode=prepare, which writes it again"
-    )
+  def _shard(self, index: int) -> AnyPath:
+    """The shard that has a row."""
+    for path in self._paths[:-1]:
+      count = records.num_rows([path])
+      if index < count:
+        return path
+      index -= count
+    return self._paths[-1]

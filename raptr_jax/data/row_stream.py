@@ -1,8 +1,9 @@
 """The rows of a task that one host streams, and its place among them.
 
-A source comes in parts, and the parts of all epochs, one after the other, are an
-endless sequence: host h of H reads parts h, h + H, h + 2 H, ... of it. So no two
-hosts read the same part of an epoch, even if there are more hosts than parts.
+A source comes in parts, and the parts of all epochs, one after the other, are
+an endless sequence: host h of H reads parts h, h + H, h + 2 H, ... of it. So no
+two hosts read the same part of an epoch, even if there are more hosts than
+parts.
 """
 
 import dataclasses
@@ -32,12 +33,14 @@ class Place(NamedTuple):
     block: blocks of documents of that part before the window.
     row: rows of the epoch that this host has read before the window.
     taken: rows of the window that earlier batches have.
+    last: part that the window ends in; -1 before the first window.
   """
 
   part: int
   block: int = 0
   row: int = 0
   taken: int = 0
+  last: int = -1
 
 
 class StreamedRow(NamedTuple):
@@ -45,7 +48,8 @@ class StreamedRow(NamedTuple):
 
   Attributes:
     epoch: that it belongs to.
-    number: of the row; no two rows of an epoch have the same.
+    number: of the row; no two rows of an epoch have the same, as long as the
+      number of hosts stays.
     row: its tokens.
   """
 
@@ -99,25 +103,25 @@ class RowStream:
     """The window of a place, whole, and those after it; none spans epochs.
 
     Raises:
-      ValueError: there is no text.
+      OSError: there is no text, or it cannot be read.
     """
     num_parts = self.source.num_parts()
     epoch, row = place.part // num_parts, place.row
     rows: list[StreamedRow] = []
-    begin = place
+    begin, last = place, place.part
     for part, block, new in self._encoded(place):
       if part // num_parts > epoch:
         if rows:
-          yield Window(begin, self._permuted(rows))
+          yield Window(begin._replace(last=last), self._permuted(rows))
         epoch, row, rows = part // num_parts, 0, []
       if not rows:
         begin = Place(part, block, row)
       for number, tokens in enumerate(new, row):
         own = number * self.hosts + self.host
         rows.append(StreamedRow(epoch, own, tokens))
-      row += len(new)
+      row, last = row + len(new), part
       if rows and len(rows) >= self.window:
-        yield Window(begin, self._permuted(rows))
+        yield Window(begin._replace(last=last), self._permuted(rows))
         rows = []
 
   def _permuted(self, rows: Sequence[StreamedRow]) -> list[StreamedRow]:
@@ -148,29 +152,44 @@ class RowStream:
     Packing starts anew with each block, so a block gives the same rows whether
     those before it are read or not.
     """
-    num_parts, read, skipped = self.source.num_parts(), 0, place.block
+    num_parts, empty, skipped = self.source.num_parts(), 0, place.block
     for part in itertools.count(place.part, self.hosts):
       _, number = self.order.locate(part, num_parts)
       documents = self.source.documents(self.split, number)
       rest = itertools.islice(documents, skipped * BLOCK_DOCUMENTS, None)
-      for block, texts in enumerate(_chunks(rest), skipped):
+      for block, texts in enumerate(self._chunks(rest), skipped):
         if self.closed.is_set():
           return
         yield part, block, texts
-        read = -1
-      skipped, read = 0, read + 1
-      if read == num_parts:
-        raise ValueError(
-          f"the {self.split} split of {self.source.description()} has no text:"
-          " provide more"
-        )
+        empty = -1
+      skipped, empty = 0, empty + 1
+      if empty == num_parts:
+        self._check_text()
+        empty = 0
 
+  def _chunks(self, documents: Iterable[str]) -> Iterator[list[str]]:
+    """Documents in blocks; the last may be smaller."""
+    documents = iter(documents)
+    while True:
+      try:
+        chunk = list(itertools.islice(documents, BLOCK_DOCUMENTS))
+      except ValueError as error:  # Text that cannot be read, such as no UTF-8.
+        raise OSError(str(error)) from error
+      if not chunk:
+        return
+      yield chunk
 
-def _chunks(documents: Iterable[str]) -> Iterator[list[str]]:
-  """Documents in blocks; the last may be smaller."""
-  documents = iter(documents)
-  while chunk := list(itertools.islice(documents, BLOCK_DOCUMENTS)):
-    yield chunk
+  def _check_text(self) -> None:
+    """Raises FileNotFoundError unless other parts of an epoch have text."""
+    # In order, a host may come by the same parts in every epoch.
+    if self.order.shuffle and any(
+      True for _ in self.source.documents(self.split)
+    ):
+      return
+    raise FileNotFoundError(
+      f"the {self.split} split of {self.source.description()} has no text, or "
+      f"none for host {self.host} of {self.hosts}: provide more"
+    )
 
 
 def _ahead(items: Iterator[Item], count: int) -> Iterator[Item]:

@@ -4,7 +4,8 @@ Every host reads text of its own, tokenises ahead of the training, and knows its
 place. A checkpoint keeps the places of all hosts, and a run that resumes from
 it reads no more than a window of rows again. As many hosts as before go on with
 the very same batches. Another number of hosts begins with parts of the text
-that nobody has begun: nothing is repeated, and at most a part a host skipped.
+that nobody has begun: no text is repeated before the epoch ends, but parts are
+skipped, those in hand and those between the slowest host and the fastest.
 """
 
 import concurrent.futures
@@ -13,6 +14,7 @@ import dataclasses
 import functools
 import itertools
 import multiprocessing
+import signal
 import sys
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -33,7 +35,7 @@ from raptr_jax.tasks.text.vocabularies import open_vocabulary
 from raptr_jax.tasks.text.vocabulary import Vocabulary
 
 # A host's place in each task; the fields of `Place`.
-Places: TypeAlias = Int[np.ndarray, "tasks 4"]
+Places: TypeAlias = Int[np.ndarray, "tasks 5"]
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -46,8 +48,9 @@ class StreamingDataset(TextDataset):
   rows are permuted.
 
   Attributes:
-    shuffle_window: rows that a host permutes together, of all tasks; up to three
-      times as many are in memory. A window is a whole number of blocks of documents.
+    shuffle_window: rows that a host permutes together, of all tasks; up to
+      three times as many are in memory. A window is a whole number of blocks of
+      documents.
     shared: whether all hosts read the same rows, and each keeps its part of a
       batch. Batches then do not depend on the number of hosts; for held-out
       text, of which little is read.
@@ -100,7 +103,7 @@ class StreamingDataset(TextDataset):
     return self._read_ahead(0, places, dropped=start)
 
   def resume(
-    self, start: int, places: Int[np.ndarray, "hosts tasks 4"]
+    self, start: int, places: Int[np.ndarray, "hosts tasks 5"]
   ) -> "_Batches":
     """Batches from `start` on, of a run that has read up to these places.
 
@@ -109,20 +112,20 @@ class StreamingDataset(TextDataset):
       places: of all hosts that have read so far.
 
     Raises:
-      ValueError: they are of another number of tasks.
+      FileExistsError: they are of another number of tasks.
     """
     count = len(self.task.parts)
     if places.shape[1:] != (count, len(Place._fields)):
-      raise ValueError(
+      raise FileExistsError(
         f"the checkpoint has places in {places.shape[1]} tasks, expected "
         f"{count}: undo the change of --gin.TASK, or set another MODEL_DIR"
       )
     if len(places) == self._readers:
       rows = places[self._reader]
     else:
-      # The parts that nobody has begun.
-      rows = np.zeros_like(places[0])
-      rows[:, 0] = places[:, :, 0].max(0) + 1 + self._reader
+      last = Place._fields.index("last")
+      begun = places[:, :, last].max(0)
+      rows = [Place(int(part) + 1 + self._reader) for part in begun]
     own = [Place(*map(int, row)) for row in rows]
     return self._read_ahead(start, own)
 
@@ -164,6 +167,7 @@ class StreamingDataset(TextDataset):
     now = list(places)
     with contextlib.ExitStack() as stack:
       rows = self._rows(places, stack, closed)
+      stack.callback(closed.set)  # First, also if a source fails.
       for batch in itertools.count(start):
         numbers = range(batch * self.batch_size, (batch + 1) * self.batch_size)
         drawn = []
@@ -200,7 +204,13 @@ class StreamingDataset(TextDataset):
     if self.workers:
       # Not forked: the program's threads would be missing in the copies.
       context = multiprocessing.get_context("spawn")
-      pool = concurrent.futures.ProcessPoolExecutor(self.workers, context)
+      # Ctrl-C is for this process, which ends them.
+      pool = concurrent.futures.ProcessPoolExecutor(
+        self.workers,
+        context,
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+      )
       stack.callback(pool.shutdown, cancel_futures=True)
     rows = []
     for task, order, share, place in zip(
@@ -286,7 +296,7 @@ class _Items(grain.DatasetIterator):
 
 
 class _Batches(ThreadPrefetchDatasetIterator):
-  """Batches that are made ahead; `get_state` gives the places after the last."""
+  """Batches made ahead; `get_state` gives the places after the last one."""
 
   def __init__(
     self,

@@ -50,8 +50,6 @@ class RunReport(contextlib.AbstractContextManager):
     boundaries: steps at which a new stage begins, ascending, without 0.
     path_lengths: [total_steps], number of layers that each step runs, to
       predict the time left; None takes all steps to be equally long.
-    trackers: get the entries, too.
-    config: text that describes the run, for the trackers.
 
   Raises:
     ValueError: `path_lengths` has the wrong shape, or the record of an
@@ -66,8 +64,6 @@ class RunReport(contextlib.AbstractContextManager):
     start_step: int,
     boundaries: Sequence[int],
     path_lengths: np.ndarray | None = None,
-    trackers: Sequence[Tracker] = (),
-    config: str = "",
   ):
     if path_lengths is None:
       path_lengths = np.ones(total_steps)
@@ -84,7 +80,7 @@ class RunReport(contextlib.AbstractContextManager):
     self._evaluated: set[tuple[int, int | str]] = set()
     self._eval_loss: float | None = None
     self._model_dir.mkdir(parents=True, exist_ok=True)
-    self._trackers, self._config = trackers, config
+    self._tracking: Tracking | None = None
     self._recorded = run_files.read_metrics(model_dir) if start_step else []
     self._kept = self._lines_until(start_step)
 
@@ -113,14 +109,6 @@ class RunReport(contextlib.AbstractContextManager):
       )
       progress = Progress(self._total_steps, done=self._start_step)
       self._progress = stack.enter_context(progress)
-      tracking = Tracking(
-        self._trackers,
-        self._model_dir,
-        recorded=self._recorded if self._start_step else None,
-        config=self._config,
-        note=self.note,
-      )
-      self._tracking = stack.enter_context(tracking)
       self._stack = stack.pop_all()
     return self
 
@@ -169,6 +157,25 @@ class RunReport(contextlib.AbstractContextManager):
         f"{layers + ' model':<14}loss {_shown(losses['loss'], '.4f'):>7}  "
         f"accuracy {_shown(losses['accuracy'], '.4f')}"
       )
+
+  def track(self, trackers: Sequence[Tracker], config: str) -> None:
+    """Sends entries to trackers, too; once it is clear that the run begins.
+
+    Args:
+      trackers: of the run.
+      config: text that describes it.
+
+    Raises:
+      TrackerError: a tracker cannot start.
+    """
+    tracking = Tracking(
+      trackers,
+      self._model_dir,
+      recorded=self._recorded if self._start_step else None,
+      config=config,
+      note=self.note,
+    )
+    self._tracking = self._stack.enter_context(tracking)
 
   def write_config(self, text: str) -> None:
     """Writes config.gin, and prints what has changed in it."""
@@ -221,9 +228,10 @@ class RunReport(contextlib.AbstractContextManager):
 
   def _write(self, entry: Mapping[str, Any]) -> None:
     plain: run_files.Entry = _plain(entry)
-    # First, so that others lack no row of metrics.jsonl after a kill.
+    # First, so that TensorBoard lacks no row of metrics.jsonl after a kill.
     self._events.write(plain)
-    self._tracking.write(plain)
+    if self._tracking is not None:
+      self._tracking.write(plain)
     self._metrics.write(json.dumps(plain, allow_nan=False) + "\n")
     self._metrics.flush()
     self._growing.publish(after_seconds=PUBLISH_SECONDS)
@@ -262,6 +270,9 @@ class SilentReport(contextlib.AbstractContextManager):
     self, name: str, *, in_log: bool
   ) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
+
+  def track(self, trackers: Sequence[Tracker], config: str) -> None:
+    pass
 
   def write_config(self, text: str) -> None:
     pass

@@ -107,8 +107,9 @@ class _Sender:
     self._failed = failed
     self._new.put(None)
     self._thread.join(CLOSE_SECONDS)
-    if self._thread.is_alive() or self._waiting:
-      first = f" from step {self._waiting[0][0]} on" if self._waiting else ""
+    waiting = list(self._waiting)
+    if self._thread.is_alive() or waiting:
+      first = f" from step {waiting[0][0]} on" if waiting else ""
       self._note(
         f"{self._name} may lack what happened{first}:"
         f" {run_files.METRICS_FILE} has it"
@@ -151,4 +152,5 @@ def _why_not(tracker: Tracker, error: Exception) -> str:
   how = "set it up, or leave it out of --gin.TRACKERS"
   if isinstance(error, ImportError):
     how = f"pip install 'raptr_jax[{tracker.extra}]', or --gin.TRACKERS=\"()\""
-  return f"TRACKERS has {type(tracker).__name__}, which cannot start ({error}): {how}"
+  name = type(tracker).__name__
+  return f"TRACKERS has {name}, which cannot start ({error}): {how}"

@@ -90,12 +90,12 @@ def storage(folder: AnyPath, keep: int) -> Storage:
     keep: number of latest checkpoints to keep.
 
   Raises:
-    ValueError: several processes would write to an address other than gs://.
+    OSError: several processes would write to an address other than gs://.
   """
   if _is_orbax_able(folder):
     return Storage(folder)
   if jax.process_count() > 1:
-    raise ValueError(
+    raise OSError(
       f"MODEL_DIR = '{folder.parent}', but {jax.process_count()} processes"
       " expected gs://... or a folder that they share: set --gin.MODEL_DIR."
     )

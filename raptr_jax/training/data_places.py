@@ -1,4 +1,4 @@
-"""Where a run is in its data: what a checkpoint says of it, and how to go on."""
+"""Where a run is in its data, as a checkpoint says it, and how to go on."""
 
 from collections.abc import Iterator
 

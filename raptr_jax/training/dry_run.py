@@ -9,7 +9,11 @@ from raptr_jax.training import setup
 from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.plan import Plan, make_plan
 from raptr_jax.training.programs_page import print_programs
-from raptr_jax.training.token_counts import real_tokens, token_positions
+from raptr_jax.training.token_counts import (
+  padding,
+  real_tokens,
+  token_positions,
+)
 
 
 def print_plan(experiment: Experiment, *, every_program: bool = False) -> None:
@@ -72,8 +76,10 @@ def _padding(experiment: Experiment) -> str:
   dataset = experiment.train_dataset
   if dataset.num_examples is None:
     return "unknown: streamed, or not prepared yet"
+  dataset.open()
   batch = next(dataset.batches(0))
-  return f"{1 - real_tokens(batch) / token_positions(batch):.1%} (first batch)"
+  share = padding(real_tokens(batch), token_positions(batch))
+  return "unknown" if share is None else f"{share:.1%} (first batch)"
 
 
 def _stage_table(plan: Plan) -> Table:

@@ -102,6 +102,7 @@ class Experiment:
       raise ValueError(
         f"EXECUTION = {self.execution!r}, expected one of {EXECUTIONS}."
       )
+    self._check_trackers()
     for name, policy in self.policies.items():
       if self.model.stacks[name] != policy.num_layers:
         raise ValueError(
@@ -198,6 +199,18 @@ class Experiment:
         f" {sorted(self.model.stacks)}: set one for each, or one for all."
       )
     return {name: part[name] for name in self.model.stacks}
+
+  def _check_trackers(self) -> None:
+    """Raises a ValueError unless there are several, each of another kind."""
+    several = isinstance(self.trackers, Sequence)
+    kinds = (
+      [type(tracker).__name__ for tracker in self.trackers] if several else []
+    )
+    if not several or len(set(kinds)) < len(kinds):
+      raise ValueError(
+        f"TRACKERS = {self.trackers!r}, expected a tuple of different trackers:"
+        ' set --gin.TRACKERS="(@trackers.WandB(),)".'
+      )
 
   def _check_growth(self, growth: GrowthPlan, policy: Policy) -> None:
     """Raises a ValueError unless the method trains the layers that exist."""

@@ -45,7 +45,7 @@ def train(experiment: Experiment, config: str = "") -> Summary:
       return summary
 
     plan, evaluator = make_plan(experiment), held_out_evaluator(experiment)
-    report = stack.enter_context(open_report(experiment, plan, start, config))
+    report = stack.enter_context(open_report(experiment, plan, start))
     loop, state = _assemble(
       experiment,
       plan,
@@ -55,7 +55,9 @@ def train(experiment: Experiment, config: str = "") -> Summary:
       checkpoints=checkpoints,
       stack=stack,
     )
-    report.write_config(config)  # Only now is it clear that the state fits.
+    # Only now is it clear that the state fits.
+    report.track(experiment.trackers, config)
+    report.write_config(config)
     with stop_signals(report.announce) as stop:
       state, step = loop.run(state, start, stop)
     if stop.signal_number is not None:

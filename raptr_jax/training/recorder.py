@@ -15,13 +15,12 @@ from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.metrics import IntervalMeter, Stopwatch
 from raptr_jax.training.plan import Plan
 from raptr_jax.training.state import Progress
+from raptr_jax.training.token_counts import padding
 
 Report: TypeAlias = RunReport | SilentReport
 
 
-def open_report(
-  experiment: Experiment, plan: Plan, start: int, config: str
-) -> Report:
+def open_report(experiment: Experiment, plan: Plan, start: int) -> Report:
   """The report of a run from step `start` on; the first process writes it."""
   if jax.process_index() != 0:
     return SilentReport()
@@ -31,8 +30,6 @@ def open_report(
     start_step=start,
     boundaries=plan.boundaries,
     path_lengths=plan.draws.path_lengths,
-    trackers=experiment.trackers,
-    config=config,
   )
 
 
@@ -144,7 +141,7 @@ class Recorder:
       "flops": spent,
       "tokens": self.tokens,
       "tokens_per_second": tokens / seconds,
-      "padding": 1 - tokens / (steps * self.plan.batch_positions),
+      "padding": padding(tokens, steps * self.plan.batch_positions),
       "step_seconds": seconds / steps,
       "mfu": flops.utilisation((spent - begun) / seconds),
     }

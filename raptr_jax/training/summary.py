@@ -18,6 +18,7 @@ from raptr_jax.training.plan import Plan
 from raptr_jax.training.recorder import Recorder
 from raptr_jax.training.setup import parameter_count
 from raptr_jax.training.state import TrainState
+from raptr_jax.training.token_counts import padding
 
 Summary: TypeAlias = dict[str, Any]  # What `summary.json` holds.
 
@@ -119,8 +120,8 @@ def _summary(
     ],
     "flop_factor_whole_step": plan.flop_factor_whole_step,
     "flops_spent": plan.flops_spent(steps),
-    "tokens": tokens,
-    "padding": 1 - tokens / (steps * plan.batch_positions),
+    "tokens": int(tokens),
+    "padding": padding(tokens, steps * plan.batch_positions),
     "random_seed": experiment.random_seed,
     "execution": experiment.execution,
     "solved_for": experiment.solved_for,

@@ -21,3 +21,8 @@ def real_tokens(batch: Batch | DeviceBatch) -> Any:
     for tokens, segments in TOKENS.items()
     if tokens in batch
   )
+
+
+def padding(tokens: float, positions: float) -> float | None:
+  """Share of positions without a token; None if there are no positions."""
+  return 1 - tokens / positions if positions else None

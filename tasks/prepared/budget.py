@@ -32,9 +32,15 @@ def write(
     ValueError: the text has fewer tokens.
   """
   budget, available = task.max_tokens, task.source.num_parts()
+  row_length = task.objective.row_length(feature_lengths)
   assert budget is not None
+  if budget < row_length:
+    raise ValueError(
+      f"MAX_TOKENS={budget}, expected at least one row of {row_length} tokens: "
+      "set more in --gin.MAX_TOKENS"
+    )
   # Rows are not cut, so that the last part may lack less than a row.
-  enough = budget - task.objective.row_length(feature_lengths) + 1
+  enough = budget - row_length + 1
   wanted = 1
   while True:
     parts.write_parts(task, feature_lengths, folder, wanted, run)
@@ -57,6 +63,30 @@ def write(
       records.shard_path(folder, split, part).unlink()
     parts.tally_path(folder, part).unlink()
   return used
+
+
+def write_again(
+  task: TextTask,
+  feature_lengths: Mapping[str, int],
+  folder: AnyPath,
+  run: parts.Run,
+) -> int:
+  """Writes shards that a complete folder has lost; returns their number.
+
+  The last part is cut where it was: it has what the others lack of the tokens
+  in the metadata.
+  """
+  train = records.load_metadata(folder).splits["train"]
+  last = train.shards - 1
+  parts.write_parts(task, feature_lengths, folder, last, run)
+  if not parts.is_there(task, folder, last):
+    left = train.tokens - sum(
+      len(row.tokens)
+      for part in range(last)
+      for row in records.read_shard(records.shard_path(folder, "train", part))
+    )
+    parts.write_part(task, feature_lengths, folder, last, most_tokens=left)
+  return train.shards
 
 
 def _tokens(task: TextTask, folder: AnyPath, count: int) -> list[int]:

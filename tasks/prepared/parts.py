@@ -78,7 +78,7 @@ def write_parts(
     count: number of parts.
     run: such as `in_processes`.
   """
-  missing = [part for part in range(count) if not _is_there(task, folder, part)]
+  missing = [part for part in range(count) if not is_there(task, folder, part)]
   done = count - len(missing)
   write = functools.partial(write_part, task, feature_lengths, folder)
   began, tokens = time.monotonic(), 0
@@ -96,7 +96,7 @@ def write_parts(
       )
 
 
-def _is_there(task: TextTask, folder: AnyPath, part: int) -> bool:
+def is_there(task: TextTask, folder: AnyPath, part: int) -> bool:
   """Whether a part has its shards, and the tally of an unfinished task."""
   is_known = (folder / records.METADATA).is_file()
   return (is_known or tally_path(folder, part).is_file()) and all(

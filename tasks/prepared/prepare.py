@@ -195,11 +195,11 @@ def _write_parts(
   run: parts.Run,
 ) -> int:
   """Writes what is missing of a task; returns its number of parts."""
-  if task.max_tokens and not (folder / records.METADATA).is_file():
-    return budget.write(task, feature_lengths, folder, run)
+  if task.max_tokens is not None:
+    was_complete = (folder / records.METADATA).is_file()
+    write = budget.write_again if was_complete else budget.write
+    return write(task, feature_lengths, folder, run)
   count = task.source.num_parts()
-  if task.max_tokens:  # It was complete; the number is in its metadata.
-    count = records.load_metadata(folder).splits["train"].shards
   parts.write_parts(task, feature_lengths, folder, count, run)
   return count
 
@@ -249,10 +249,16 @@ def _write_sums(
     )
     for split, sizes in zip(task.source.splits, total.sizes)
   }
+  if task.max_tokens is not None:  # More was read than is there.
+    splits = {
+      name: dataclasses.replace(found, characters=None)
+      for name, found in splits.items()
+    }
   for split, found in splits.items():
     if not found.rows:
       raise ValueError(
         f"the {split} split in {folder} has no tokens: provide more text"
+        + (", or set more in --gin.MAX_TOKENS" if task.max_tokens else "")
       )
   total.counts[list(vocabulary.special_ids)] = 0
   records.write_counts(folder / records.UNIGRAM_COUNTS, total.counts)

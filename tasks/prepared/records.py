@@ -34,7 +34,7 @@ class SplitMetadata:
   shards: int
   rows: int
   tokens: int
-  characters: int | None = None  # Not known of older ones.
+  characters: int | None = None  # Not known of older or cut ones.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,13 +90,29 @@ def shard_paths(
 
 
 def num_rows(paths: Iterable[AnyPath]) -> int:
-  """Number of rows in shards."""
+  """Number of rows in shards.
+
+  Raises:
+    OSError: a shard is damaged.
+  """
   total = 0
-  for path in files.local_copies(list(paths)):
-    reader = array_record_module.ArrayRecordReader(str(path))
-    total += reader.num_records()
-    reader.close()
+  paths = list(paths)
+  for path, copy in zip(paths, files.local_copies(paths)):
+    try:
+      reader = array_record_module.ArrayRecordReader(str(copy))
+      total += reader.num_records()
+      reader.close()
+    except RuntimeError as error:
+      raise damaged(path, error) from error
   return total
+
+
+def damaged(path: AnyPath, error: RuntimeError) -> OSError:
+  """What to raise for a shard that cannot be read."""
+  return OSError(
+    f"{path} is damaged ({error}): delete it, and run the same command with "
+    "--run_mode=prepare, which writes it again"
+  )
 
 
 def write_shard(path: AnyPath, rows: Iterable[Row]) -> None:
@@ -220,7 +236,8 @@ def difference(
   found: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> str | None:
   """The first setting that a folder has otherwise than the task."""
-  for key, value in wanted.items():
+  for key in (*wanted, "max_tokens"):  # Which is there only if it is set.
+    value = wanted.get(key)
     if found.get(key) != value:
       return f"{key}={found.get(key)!r}, but now {key}={value!r}"
   return None

@@ -84,18 +84,21 @@ class TfdsCorpus:
     sources.check_split(split, self)
     builders = self._builders()
     ranges = [self._range(builder, split) for builder in builders]
-    order = merge_order([end - begin for begin, end in ranges])
-    start, end = 0, len(order)
+    start, end = 0, sum(end - begin for begin, end in ranges)
     if part is not None and split == "train":
       start = min(part * PART_DOCUMENTS, end)
       end = min(start + PART_DOCUMENTS, end)
     elif part is not None:  # Each part has its share.
       parts = self.num_parts()
       start, end = part * end // parts, (part + 1) * end // parts
+    features = [feature for _, feature in sorted(self.corpora.items())]
+    if len(builders) == 1:  # Nothing to merge, and it may be very large.
+      begin, _ = ranges[0]
+      return _texts(builders[0], features[0], begin + start, begin + end)
+    order = merge_order([end - begin for begin, end in ranges])
     before, taken = (
       np.bincount(order[:n], minlength=len(builders)) for n in (start, end)
     )
-    features = [feature for _, feature in sorted(self.corpora.items())]
     texts = [
       _texts(builder, feature, begin + int(first), begin + int(last))
       for builder, feature, (begin, _), first, last in zip(
