@@ -78,7 +78,7 @@ def _padding(experiment: Experiment) -> str:
     return "unknown: streamed, or not prepared yet"
   dataset.open()
   batch = next(dataset.batches(0))
-  share = padding(real_tokens(batch), token_positions(batch))
+  share = padding(float(real_tokens(batch)), token_positions(batch))
   return "unknown" if share is None else f"{share:.1%} (first batch)"
 
 
