@@ -31,7 +31,6 @@ seqio = extras.require("seqio")
 tf = extras.require("tensorflow")
 
 NOT_PREDICTED = -1  # Not 0, which seqio takes for padding.
-
 Features = Mapping[str, np.ndarray]
 
 
@@ -200,14 +199,12 @@ def _register(
   """Registers a task, or a mixture with its tasks; returns the name."""
   vocabulary = task.vocabulary(data_dir)
   in_seqio = vocabulary.to_seqio()
-  count = len(task.parts)
   for number, part in enumerate(task.parts):
     if part.max_tokens is not None:
       raise ValueError(
-        f"MAX_TOKENS={part.max_tokens}, but seqio reads all text of "
-        f"{part.name}: set --gin.MAX_TOKENS=None"
+        f"MAX_TOKENS={part.max_tokens} is for prepared text: set it to None"
       )
-    seed = functools.partial(part_seed, number=number, parts=count)
+    seed = functools.partial(part_seed, number=number, parts=len(task.parts))
     _add(
       seqio.TaskRegistry,
       part.name + suffix,
