@@ -201,9 +201,7 @@ def _register(
   in_seqio = vocabulary.to_seqio()
   for number, part in enumerate(task.parts):
     if part.max_tokens is not None:
-      raise ValueError(
-        f"MAX_TOKENS={part.max_tokens} is for prepared text: set it to None"
-      )
+      raise ValueError(f"MAX_TOKENS={part.max_tokens}, expected None in seqio")
     seed = functools.partial(part_seed, number=number, parts=len(task.parts))
     _add(
       seqio.TaskRegistry,
