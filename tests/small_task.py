@@ -12,6 +12,7 @@ from raptr_jax.tasks.text.sources import KingJamesBible, TextFolder
 
 LENGTHS = {"inputs": 32}
 VOCABULARY_SIZE = 600
+BATCH_SIZE = 16
 
 
 def write_corpus(folder: Path, num_documents: int = 120) -> Path:
@@ -47,6 +48,20 @@ def make_task(corpus: Path, **changes) -> TextTask:
     "vocabulary_size": VOCABULARY_SIZE,
   }
   return TextTask(**{**fields, **changes})
+
+
+def open_dataset(kind, data_dir, **changes):
+  """A dataset of that kind, in order unless `changes` say otherwise."""
+  arguments = {
+    "data_dir": str(data_dir),
+    "feature_lengths": LENGTHS,
+    "batch_size": BATCH_SIZE,
+    "seed": 3,
+    "shuffle": False,
+  }
+  dataset = kind(**{**arguments, **changes})
+  dataset.open()
+  return dataset
 
 
 def take(dataset, count: int, start: int = 0) -> list:

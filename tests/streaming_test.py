@@ -21,14 +21,14 @@ from raptr_jax.tasks.task import NotPreparedError, TextTask
 from raptr_jax.tasks.text import text_files
 from raptr_jax.tasks.text.sources import TextFolder
 from tests.small_task import (
+  BATCH_SIZE,
   LENGTHS,
   assert_batches_equal,
   make_task,
+  open_dataset,
   take,
   write_corpus,
 )
-
-BATCH_SIZE = 16
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def streamed(task, data_dir):
 
   def make(**changes):
     arguments = {"task": task, "shuffle": True, "shuffle_window": 100}
-    return _dataset(StreamingDataset, data_dir, **arguments | changes)
+    return open_dataset(StreamingDataset, data_dir, **arguments | changes)
 
   return make
 
@@ -89,19 +89,6 @@ def on_host(monkeypatch):
   return become
 
 
-def _dataset(kind, data_dir, **changes):
-  arguments = {
-    "data_dir": str(data_dir),
-    "feature_lengths": LENGTHS,
-    "batch_size": BATCH_SIZE,
-    "seed": 3,
-    "shuffle": False,
-  }
-  dataset = kind(**{**arguments, **changes})
-  dataset.open()
-  return dataset
-
-
 def _examples(batches):
   """The examples of batches, as bytes."""
   return [
@@ -112,9 +99,9 @@ def _examples(batches):
 
 
 def test_in_order_a_stream_gives_the_batches_of_records(task, data_dir):
-  prepared = _dataset(PreparedDataset, data_dir, task=task)
+  prepared = open_dataset(PreparedDataset, data_dir, task=task)
   count = prepared.num_examples // BATCH_SIZE + 5  # Into the second epoch.
-  streamed = _dataset(StreamingDataset, data_dir, task=task)
+  streamed = open_dataset(StreamingDataset, data_dir, task=task)
   assert_batches_equal(take(streamed, count), take(prepared, count))
   assert_batches_equal(take(streamed, 2, 7), take(prepared, 2, 7))
 
@@ -138,7 +125,7 @@ def test_ul2_streams_as_prepared(layout, lengths, data_dir, task, tmp_path):
   prepare(task=ul2_task, feature_lengths=lengths, data_dir=str(tmp_path))
   arguments = {"task": ul2_task, "feature_lengths": lengths}
   prepared, streamed = (
-    take(_dataset(kind, tmp_path, **arguments), 30)
+    take(open_dataset(kind, tmp_path, **arguments), 30)
     for kind in (PreparedDataset, StreamingDataset)
   )
   assert_batches_equal(streamed, prepared)
@@ -147,14 +134,14 @@ def test_ul2_streams_as_prepared(layout, lengths, data_dir, task, tmp_path):
 def test_mixtures_stream_as_prepared(mixture, tmp_path):
   prepare(task=mixture, feature_lengths=LENGTHS, data_dir=str(tmp_path))
   prepared, streamed = (
-    take(_dataset(kind, tmp_path, task=mixture), 2, start=3)
+    take(open_dataset(kind, tmp_path, task=mixture), 2, start=3)
     for kind in (PreparedDataset, StreamingDataset)
   )
   assert_batches_equal(streamed, prepared)
 
 
 def test_an_epoch_is_a_permutation_of_all_rows(streamed, task, data_dir):
-  prepared = _dataset(PreparedDataset, data_dir, task=task)
+  prepared = open_dataset(PreparedDataset, data_dir, task=task)
   rows = prepared.num_examples
   count = rows // BATCH_SIZE
   batches = take(streamed(), 2 * count)
@@ -227,7 +214,7 @@ def test_hosts_read_an_epoch_once(streamed, task, data_dir, on_host):
     read.pop()  # Of the next epoch.
     batches.close()
   on_host(0, 1)
-  rows = _dataset(PreparedDataset, data_dir, task=task).num_examples
+  rows = open_dataset(PreparedDataset, data_dir, task=task).num_examples
   assert len(read) == len(set(read)) == rows
 
 
@@ -373,10 +360,10 @@ def test_wrong_arguments_are_refused(streamed, task, mixture):
 
 def test_a_stream_needs_a_vocabulary(task, tmp_path):
   with pytest.raises(NotPreparedError, match=r"raptr --run_mode=prepare"):
-    _dataset(StreamingDataset, tmp_path, task=task)
+    open_dataset(StreamingDataset, tmp_path, task=task)
 
 
 def test_only_streams_have_places(streamed, task, data_dir):
   assert isinstance(streamed(), StreamedDataset)
-  prepared = _dataset(PreparedDataset, data_dir, task=task)
+  prepared = open_dataset(PreparedDataset, data_dir, task=task)
   assert not isinstance(prepared, StreamedDataset)

@@ -15,6 +15,7 @@ from tests.small_task import (
   LENGTHS,
   assert_batches_equal,
   make_task,
+  open_dataset,
   take,
   write_corpus,
 )
@@ -22,8 +23,6 @@ from tests.small_task import (
 seqio = pytest.importorskip("seqio")
 tf = pytest.importorskip("tensorflow")
 tfds = pytest.importorskip("tensorflow_datasets")
-
-BATCH_SIZE = 16
 
 
 @pytest.fixture(scope="module")
@@ -38,20 +37,6 @@ def data_dir(corpus, tmp_path_factory):
   task = make_task(corpus)
   prepare(task=task, feature_lengths=LENGTHS, data_dir=str(path))
   return path / task.name
-
-
-def _dataset(kind, task, data_dir, **changes):
-  arguments = {
-    "task": task,
-    "data_dir": str(data_dir),
-    "feature_lengths": LENGTHS,
-    "batch_size": BATCH_SIZE,
-    "seed": 3,
-    "shuffle": False,
-  }
-  dataset = kind(**{**arguments, **changes})
-  dataset.open()
-  return dataset
 
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -93,7 +78,7 @@ def test_word_piece_task_streams_as_prepared(corpus, tmp_path):
   task = make_task(corpus, vocabulary_path=str(path), vocabulary_size=size)
   prepare(task=task, feature_lengths=LENGTHS, data_dir=str(tmp_path))
   prepared, streamed = (
-    take(_dataset(kind, task, tmp_path, split="validation"), 3)
+    take(open_dataset(kind, tmp_path, task=task, split="validation"), 3)
     for kind in (PreparedDataset, StreamingDataset)
   )
   assert_batches_equal(streamed, prepared)
@@ -190,7 +175,7 @@ def test_tfds_task_streams_as_prepared(tfds_dir, data_dir, tmp_path):
   )
   prepare(task=tfds_task, feature_lengths=LENGTHS, data_dir=str(tmp_path))
   prepared, streamed = (
-    take(_dataset(kind, tfds_task, tmp_path), 8)
+    take(open_dataset(kind, tmp_path, task=tfds_task), 8)
     for kind in (PreparedDataset, StreamingDataset)
   )
   assert_batches_equal(streamed, prepared)

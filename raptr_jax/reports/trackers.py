@@ -72,6 +72,7 @@ class WandB:
   extra = "wandb"
 
   def open(self, *, name: str, run_id: str | None, config: str) -> Record:
+    """As for `Tracker`; a run that is known goes on under its id."""
     import wandb
 
     run = wandb.init(
@@ -121,6 +122,7 @@ class MLflow:
   extra = "mlflow"
 
   def open(self, *, name: str, run_id: str | None, config: str) -> Record:
+    """As for `Tracker`; macros become parameters of a new run."""
     from mlflow import MlflowClient
 
     client = MlflowClient()
