@@ -1,0 +1,105 @@
+r"""Kills, starves and misleads the real program, and counts what holds.
+
+  python scripts/chaos.py
+  python scripts/chaos.py --suite kill --trials 20 --seed 1
+
+Each trial starts the program on a small configuration: a BERT with RaPTr, a
+stacking run, or the UL2 encoder-decoder. Only processes that it has started
+itself are killed. The table at the end is Markdown.
+
+suites:
+{suites}
+
+Exit codes: 0 everything held; 1 something did not.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+# This checkout's package, not another one that is installed.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from chaos_suites.program import Program
+from chaos_suites.scene import Outcome, Scene
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+  """A kind of trouble.
+
+  Attributes:
+    trials: by default.
+    promise: what must hold.
+  """
+
+  trials: int
+  promise: str
+
+
+SUITES = {
+  "input": Suite(40, "bad input ends with code 2 and one line that helps"),
+  "hostile": Suite(8, "files of others run no code and stay in their folder"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Runs the command line; raises SystemExit."""
+  flags = _flags(argv)
+  names = list(SUITES) if flags.suite == "all" else [flags.suite]
+  rows, held = [], True
+  with tempfile.TemporaryDirectory() as temporary:
+    folder = Path(flags.folder or temporary)
+    program = Program(folder / "program")
+    for name in names:
+      trials = flags.trials or SUITES[name].trials
+      seeded = random.Random(f"{name} {flags.seed}")
+      scene = Scene(program, folder / name, trials, seeded)
+      scene.folder.mkdir(parents=True, exist_ok=True)
+      begun = time.monotonic()
+      outcomes = list(_shown(name, scene))
+      passed = sum(not outcome.failure for outcome in outcomes)
+      held = held and passed == len(outcomes) > 0
+      seconds = time.monotonic() - begun
+      rows.append(
+        f"| {name} | {SUITES[name].promise} | {passed}/{len(outcomes)}"
+        f" | {seconds:.0f} |"
+      )
+  print("\n| suite | must hold | held | seconds |\n|---|---|---|---|")
+  print(*rows, sep="\n")
+  raise SystemExit(not held)
+
+
+def _shown(name: str, scene: Scene) -> Iterator[Outcome]:
+  """The outcomes of a suite, each printed when it is known."""
+  module = importlib.import_module(f"chaos_suites.{name}")
+  run: Callable[[Scene], Iterator[Outcome]] = module.outcomes
+  for outcome in run(scene):
+    print(f"{name:<8}{outcome.name:<56}{outcome.failure or 'held'}", flush=True)
+    yield outcome
+
+
+def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
+  lines = (
+    f"  {name:<9}{suite.promise} ({suite.trials} trials)"
+    for name, suite in SUITES.items()
+  )
+  parser = argparse.ArgumentParser(
+    description=(__doc__ or "").format(suites="\n".join(lines)),
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("--suite", choices=(*SUITES, "all"), default="all")
+  parser.add_argument("--trials", type=int, help="instead of each suite's own")
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--folder", help="keeps all files; default: temporary")
+  return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+  main()
