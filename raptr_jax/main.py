@@ -197,7 +197,11 @@ def _run(flags: argparse.Namespace) -> None:
       with _mendable():
         run = dataclasses.replace(run, profile_steps=flags.profile_steps)
     try:
-      train(run, configuration.config_text())
+      train(
+        run,
+        configuration.config_text(),
+        accept_changes=flags.accept_changes,
+      )
     except Stopped as stopped:
       print(stopped, flush=True)
       raise SystemExit(128 + stopped.signal_number) from None

@@ -44,7 +44,21 @@ class Suite:
 
 
 SUITES = {
+  "kill": Suite(20, "killed at any moment, a run ends in the same bits"),
+  "term": Suite(10, "SIGTERM and SIGINT save; a second one ends at once"),
+  "corrupt": Suite(
+    100, "a damaged checkpoint is noticed, and an earlier one taken"
+  ),
+  "align": Suite(
+    30, "a folder goes on only as the run that it is, or is left as it was"
+  ),
+  "data": Suite(
+    3, "no example twice, none skipped: 5 kills; 1, 2, 4 processes"
+  ),
+  "nan": Suite(5, "a step that is not finite changes nothing"),
+  "disk": Suite(6, "no room, no permission, no other run: one clear error"),
   "input": Suite(40, "bad input ends with code 2 and one line that helps"),
+  "soak": Suite(60, "killed every minute, it leaks nothing and ends alike"),
   "hostile": Suite(8, "files of others run no code and stay in their folder"),
 }
 

@@ -67,6 +67,12 @@ def parser(description: str) -> argparse.ArgumentParser:
     " files are the same for any number",
   )
   found.add_argument(
+    "--accept_changes",
+    action="store_true",
+    help="go on with the run in MODEL_DIR although its method, model, data,"
+    " seed or schedule has changed; the summary tells of each part",
+  )
+  found.add_argument(
     "--profile_steps",
     type=_first_and_end,
     metavar="FIRST:END",

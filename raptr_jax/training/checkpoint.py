@@ -1,12 +1,16 @@
 """Checkpoints of a run: its state, and its progress through the data.
 
 A run starts from the first of these that exists:
-  1. the latest checkpoint in its own folder;
+  1. the latest checkpoint in its own folder that is not damaged;
   2. the parameters of an initial checkpoint, with a fresh optimizer at step 0;
   3. fresh parameters.
+
+A checkpoint is damaged if it cannot be read, or if its arrays or its record are
+not what was saved. It stays until the run saves its next one.
 """
 
 import dataclasses
+import functools
 import logging
 import os
 
@@ -16,12 +20,22 @@ import orbax.checkpoint as ocp
 from raptr_jax.contracts import Params
 from raptr_jax.tasks import files
 from raptr_jax.tasks.files import AnyPath
+from raptr_jax.training.checkpoint_reading import (
+  RECORD,
+  STATE,
+  DamagedCheckpoint,
+  attempt,
+  check_digests,
+  check_shapes,
+  record_of,
+)
+from raptr_jax.training.checkpoint_record import Record
 from raptr_jax.training.checkpoint_storage import (
   readable,
-  reader,
   saved_steps,
   storage,
 )
+from raptr_jax.training.digests import digests
 from raptr_jax.training.state import Progress, TrainState
 
 FOLDER = "checkpoints"
@@ -60,6 +74,7 @@ class CheckpointFolder:
   def __init__(self, config: Checkpointer, model_dir: str | os.PathLike[str]):
     self._config, self._folder = config, _folder("MODEL_DIR", model_dir)
     self._storage = storage(self._folder, config.keep)
+    self._damaged: dict[int, str] = {}  # Steps, and what is wrong with them.
     self._manager = _writer(self._storage.path, config.keep)
 
   def __enter__(self) -> "CheckpointFolder":
@@ -76,22 +91,46 @@ class CheckpointFolder:
   def latest_step(self) -> int | None:
     """Step of the latest checkpoint; None if there is none.
 
-    Reads the folder: after a failed save, a cached list would be wrong.
+    Those that are known to be damaged do not count.
     """
-    self._manager.wait_until_finished()
-    self._manager.reload()
-    return max(self._manager.all_steps(), default=None)
+    return max(self._steps() - self._damaged.keys(), default=None)
+
+  def newest(self) -> tuple[int, Progress]:
+    """Step and progress of the latest checkpoint; 0 and {} if there is none.
+
+    Damaged ones are passed over, as far as their records show it.
+
+    Raises:
+      OSError: if there are some, and all are damaged.
+    """
+    found = self._newest()
+    return (0, {}) if found is None else (found[0], found[1].progress)
+
+  def pass_over(self, damaged: DamagedCheckpoint) -> None:
+    """Takes a checkpoint as missing, and says so."""
+    self._damaged[damaged.step] = damaged.reason
+    if jax.process_index() == 0:
+      print(f"warning: {damaged}; trying an earlier one", flush=True)
 
   def save(self, state: TrainState, step: int, progress: Progress) -> None:
-    """Begins to save; does nothing if this step is saved already."""
+    """Begins to save; does nothing if this step is saved already.
+
+    Those that were passed over make way for it.
+    """
     self._storage.wait()
     if step == self.latest_step():
       return
+    for damaged in self._steps() & self._damaged.keys():
+      self._storage.delete(self._manager, damaged)
+    self._damaged.clear()
+    record = Record(step, progress, digests(state))
     self._manager.save(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        progress=ocp.args.JsonSave(progress),
+        **{
+          STATE: ocp.args.StandardSave(state),
+          RECORD: ocp.args.JsonSave(record.to_json()),
+        }
       ),
       force=True,
     )
@@ -101,20 +140,51 @@ class CheckpointFolder:
     """The latest state, placed like `abstract_state`, and its progress.
 
     Raises:
+      DamagedCheckpoint: if it is not what was saved.
       FileExistsError: if it is the state of another model.
     """
-    args = ocp.args.Composite(
-      state=ocp.args.StandardRestore(abstract_state),
-      progress=ocp.args.JsonRestore(),
-    )
-    step = self.latest_step()
-    _check_shapes(
-      self._storage.path / str(step),
-      abstract_state.params,
-      self._folder.parent,
-    )
-    restored = self._manager.restore(step, args=args)
-    return restored["state"], restored["progress"]
+    found = self._newest()
+    assert found is not None
+    step, record = found
+    path = self._storage.path / str(step)
+
+    def read_state() -> TrainState:
+      check_shapes(path, abstract_state.params, self._folder.parent)
+      state: TrainState = ocp.StandardCheckpointHandler().restore(
+        path / STATE, args=ocp.args.StandardRestore(abstract_state)
+      )
+      return state
+
+    state = attempt(read_state, self._folder.parent, step)
+    check_digests(state, record, self._folder.parent, step)
+    return state, record.progress
+
+  def _newest(self) -> tuple[int, Record] | None:
+    """Step and record of the latest checkpoint; None if there is none."""
+    while (step := self.latest_step()) is not None:
+      self._storage.fetch(step)
+      path = self._storage.path / str(step)
+      try:
+        reading = functools.partial(record_of, path)
+        return step, attempt(reading, self._folder.parent, step)
+      except DamagedCheckpoint as damaged:
+        self.pass_over(damaged)
+    if self._damaged:
+      raise OSError(
+        f"MODEL_DIR = '{self._folder.parent}' has no checkpoint that is whole:"
+        f" those of steps {sorted(self._damaged)} are damaged. Put back a copy"
+        " of one, or set another --gin.MODEL_DIR."
+      )
+    return None
+
+  def _steps(self) -> set[int]:
+    """Steps of all checkpoints.
+
+    Reads the folder: after a failed save, a cached list would be wrong.
+    """
+    self._manager.wait_until_finished()
+    self._manager.reload()
+    return self._storage.steps(self._manager)
 
   def restore_initial(self, abstract_params: Params) -> Params | None:
     """Parameters of the initial checkpoint; None if none is configured.
@@ -169,16 +239,25 @@ def _restored(
       f"'{folder.parent}' has no checkpoint of step {step}, expected one of"
       f" {steps}: checkpoint.Checkpointer.keep says how many a run keeps."
     )
-  with readable(folder, step) as path, reader(path) as manager:
+  with readable(folder, step) as path:
+    checkpoint = path / str(step)
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract_params)
     args = ocp.args.PyTreeRestore(
       {"params": abstract_params},
       restore_args={"params": restore_args},
       partial_restore=True,
     )
-    _check_shapes(path / str(step), abstract_params, folder.parent)
-    restored = manager.restore(step, args=ocp.args.Composite(state=args))
-    return restored["state"]["params"], step
+
+    def read_params() -> tuple[Record, dict[str, Params]]:
+      check_shapes(checkpoint, abstract_params, folder.parent)
+      found: dict[str, Params] = ocp.PyTreeCheckpointHandler().restore(
+        checkpoint / STATE, args=args
+      )
+      return record_of(checkpoint), found
+
+    record, restored = attempt(read_params, folder.parent, step)
+    check_digests(restored, record, folder.parent, step)
+    return restored["params"], step
 
 
 def has_checkpoint(model_dir: str | os.PathLike[str]) -> bool:
@@ -189,33 +268,6 @@ def has_checkpoint(model_dir: str | os.PathLike[str]) -> bool:
 def _folder(macro: str, model_dir: str | os.PathLike[str]) -> AnyPath:
   """The folder of a run's checkpoints."""
   return files.absolute(files.path(macro, model_dir)) / FOLDER
-
-
-def _check_shapes(
-  checkpoint: AnyPath, params: Params, model_dir: AnyPath
-) -> None:
-  """Raises FileExistsError unless a checkpoint has parameters of these shapes.
-
-  Orbax would say so, too, but in words of its own.
-  """
-  path = checkpoint / "state"
-  found = _shapes(ocp.PyTreeCheckpointHandler().metadata(path).tree["params"])
-  wanted = _shapes(params)
-  for name in sorted(found.keys() | wanted.keys()):
-    if found.get(name) != wanted.get(name):
-      raise FileExistsError(
-        f"MODEL_DIR = '{model_dir}' has a checkpoint of another model:"
-        f" {name} has the shape {found.get(name)} there, but"
-        f" {wanted.get(name)} here. Set another MODEL_DIR, or undo the change."
-      )
-
-
-def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
-  leaves = jax.tree_util.tree_leaves_with_path(params)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-    for path, leaf in leaves
-  }
 
 
 def _writer(folder: AnyPath, max_to_keep: int) -> ocp.CheckpointManager:

@@ -37,6 +37,17 @@ class Storage(contextlib.AbstractContextManager["Storage"]):
   def wait(self) -> None:
     """Waits until what `keep` was told of is safe."""
 
+  def steps(self, manager: ocp.CheckpointManager) -> set[int]:
+    """Steps of all checkpoints that there are."""
+    return set(manager.all_steps())
+
+  def fetch(self, step: int) -> None:
+    """Lets the checkpoint of a step be read from `path`."""
+
+  def delete(self, manager: ocp.CheckpointManager, step: int) -> None:
+    """Removes the checkpoint of a step."""
+    manager.delete(step)
+
   def keep(self, manager: ocp.CheckpointManager, step: int) -> None:
     """Called when Orbax has begun to save a step."""
 
@@ -51,9 +62,7 @@ class CopiedStorage(Storage):
 
   def __init__(self, folder: AnyPath, keep: int):
     self._stack = contextlib.ExitStack()
-    # The latest is what a run resumes from.
-    step = max(saved_steps(folder), default=None)
-    super().__init__(self._stack.enter_context(readable(folder, step)))
+    super().__init__(self._stack.enter_context(readable(folder, None)))
     pool = concurrent.futures.ThreadPoolExecutor(1)
     self._pool = self._stack.enter_context(pool)
     self._folder, self._keep = folder, keep
@@ -68,6 +77,18 @@ class CopiedStorage(Storage):
     if sent is not None:
       sent.result()  # Raises what has failed.
 
+  def steps(self, manager: ocp.CheckpointManager) -> set[int]:
+    return super().steps(manager) | set(saved_steps(self._folder))
+
+  def fetch(self, step: int) -> None:
+    if not (self.path / str(step)).exists():
+      files.copy_folder(self._folder / str(step), self.path / str(step))
+
+  def delete(self, manager: ocp.CheckpointManager, step: int) -> None:
+    self._remove(step)
+    if step in manager.all_steps():
+      manager.delete(step)
+
   def keep(self, manager: ocp.CheckpointManager, step: int) -> None:
     manager.wait_until_finished()
     self._sent = self._pool.submit(self._send, step)
@@ -77,9 +98,12 @@ class CopiedStorage(Storage):
     files.copy_folder(self.path / str(step), self._folder / str(step))
     files.write_text(self._folder / f"{step}{COMPLETE}", "")
     for old in saved_steps(self._folder)[: -self._keep]:
-      # First it no longer counts.
-      (self._folder / f"{old}{COMPLETE}").unlink()
-      files.remove_folder(self._folder / str(old))
+      self._remove(old)
+
+  def _remove(self, step: int) -> None:
+    # First it no longer counts.
+    (self._folder / f"{step}{COMPLETE}").unlink()
+    files.remove_folder(self._folder / str(step))
 
 
 def storage(folder: AnyPath, keep: int) -> Storage:

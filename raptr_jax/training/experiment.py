@@ -66,6 +66,8 @@ class Experiment:
     execution: "gather" (fast) or "cond" (one program), see `masked_stack.py`.
     report_period: steps between entries of training metrics.
     num_microbatches: parts of a batch whose gradients are accumulated.
+    max_skipped_steps: so many steps in a row whose loss or gradient is not
+      finite end the run; such a step changes no parameter.
     at_end: called with the trained model, in this order.
     profile_steps: (first, end) of the steps to trace, see `profiling.py`; the
       last traced step is end - 1. None traces nothing.
@@ -87,6 +89,7 @@ class Experiment:
   execution: str = "gather"
   report_period: int = 10
   num_microbatches: int = 1
+  max_skipped_steps: int = 10
   growth: GrowthPlan | Mapping[str, GrowthPlan] | None = None
   at_end: Sequence[AtEnd] = ()
   profile_steps: tuple[int, int] | None = None
@@ -118,6 +121,7 @@ class Experiment:
       ("num_eval_batches", "EVAL_BATCHES"),
       ("report_period", "experiment.Experiment.report_period"),
       ("num_microbatches", "experiment.Experiment.num_microbatches"),
+      ("max_skipped_steps", "experiment.Experiment.max_skipped_steps"),
     ):
       if getattr(self, name) < 1:
         raise ValueError(

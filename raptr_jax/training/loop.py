@@ -8,19 +8,25 @@ from jax.stages import Wrapped
 from raptr_jax.methods.growth import row_moves
 from raptr_jax.training import data_places, setup
 from raptr_jax.training.ahead import compile_ahead
+from raptr_jax.training.alignment import continued
 from raptr_jax.training.checkpoint import CheckpointFolder
+from raptr_jax.training.checkpoint_reading import DamagedCheckpoint
 from raptr_jax.training.compiled_steps import CompiledSteps
 from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.held_out import HeldOutEvaluator, held_out_evaluator
-from raptr_jax.training.plan import Plan, make_plan
+from raptr_jax.training.history import History
+from raptr_jax.training.plan import make_plan
 from raptr_jax.training.profiling import traced
 from raptr_jax.training.recorder import Recorder, Report, open_report
+from raptr_jax.training.run_lock import alone_in
 from raptr_jax.training.signals import Stopped, StopRequest, stop_signals
 from raptr_jax.training.state import Progress, TrainState
 from raptr_jax.training.summary import Summary, finish, finished_summary
 
 
-def train(experiment: Experiment, config: str = "") -> Summary:
+def train(
+  experiment: Experiment, config: str = "", *, accept_changes: bool = False
+) -> Summary:
   """Trains to the end, from the latest checkpoint, and returns the summary.
 
   On a CPU, a run that was stopped and started again ends bit-identically to one
@@ -29,29 +35,57 @@ def train(experiment: Experiment, config: str = "") -> Summary:
   Args:
     experiment: the run.
     config: text that describes it, kept in its folder.
+    accept_changes: whether to go on where `experiment` or `config` has changed,
+      see `alignment.py`.
 
   Raises:
-    FileExistsError: if the folder has another model, or a longer run.
+    BlockingIOError: if another run is writing to the folder.
+    FileExistsError: if the folder has another run, or a longer one.
     FileNotFoundError: if the configured initial checkpoint does not exist.
-    FloatingPointError: if a loss or a gradient is not finite.
+    FloatingPointError: if too many steps in a row are not finite.
+    OSError: if all checkpoints are damaged.
     Stopped: after SIGTERM or SIGINT, with a checkpoint saved.
   """
   experiment.open()
-  with contextlib.ExitStack() as stack:
-    open_folder = experiment.checkpointer.open(experiment.model_dir)
-    checkpoints = stack.enter_context(open_folder)
-    start = checkpoints.latest_step() or 0
-    if (summary := finished_summary(experiment, config, start)) is not None:
-      return summary
+  with (
+    alone_in(experiment.model_dir),
+    experiment.checkpointer.open(experiment.model_dir) as checkpoints,
+  ):
+    while True:
+      start, progress = checkpoints.newest()
+      plan = make_plan(experiment)
+      history = continued(
+        experiment,
+        plan,
+        config,
+        start=start,
+        progress=progress,
+        accept_changes=accept_changes,
+      )
+      summary = finished_summary(experiment, config, start)
+      if summary is not None:
+        return summary
+      try:
+        return _train(experiment, config, checkpoints, history, start)
+      except DamagedCheckpoint as damaged:
+        checkpoints.pass_over(damaged)
 
-    plan, evaluator = make_plan(experiment), held_out_evaluator(experiment)
-    report = stack.enter_context(open_report(experiment, plan, start))
+
+def _train(
+  experiment: Experiment,
+  config: str,
+  checkpoints: CheckpointFolder,
+  history: History,
+  start: int,
+) -> Summary:
+  """Trains to the end from step `start`."""
+  with contextlib.ExitStack() as stack:
+    report = stack.enter_context(open_report(experiment, history.plan, start))
     loop, state = _assemble(
       experiment,
-      plan,
+      history,
       report,
       start=start,
-      evaluator=evaluator,
       checkpoints=checkpoints,
       stack=stack,
     )
@@ -67,20 +101,20 @@ def train(experiment: Experiment, config: str = "") -> Summary:
 
 def _assemble(
   experiment: Experiment,
-  plan: Plan,
+  history: History,
   report: Report,
   *,
   start: int,
-  evaluator: HeldOutEvaluator,
   checkpoints: CheckpointFolder,
   stack: contextlib.ExitStack,
 ) -> tuple["_Loop", TrainState]:
   """The loop of a run, and the state that it starts from."""
+  evaluator = held_out_evaluator(experiment)
   abstract = setup.abstract_state(experiment)
   grow = setup.jitted_grow(abstract)
   compiled = compile_ahead(
     experiment,
-    plan,
+    history.plan,
     abstract=abstract,
     evaluator=evaluator,
     grow=grow,
@@ -91,9 +125,11 @@ def _assemble(
   state, progress = setup.initial_state(
     experiment, checkpoints, abstract, report.note
   )
-  period = experiment.report_period
   recorder = Recorder.resume(
-    plan, report, period=period, start=start, progress=progress
+    history,
+    report,
+    start=start,
+    progress=progress,
   )
   loop = _Loop(
     experiment=experiment,
@@ -197,7 +233,6 @@ class _Loop:
 
   def _save(self, state: TrainState, step: int, data: Progress) -> None:
     """Begins to save a checkpoint, with the place in the data."""
-    self.recorder.check_finite(step)
     with self.recorder.paused("saving"):
       self.recorder.report.publish()
-      self.checkpoints.save(state, step, self.recorder.progress() | data)
+      self.checkpoints.save(state, step, self.recorder.progress(step) | data)

@@ -17,10 +17,21 @@ class IntervalMeter:
   Values stay on the device until they are asked for, so that the device never
   waits for the host. The sums of an unfinished interval are part of a
   checkpoint: a resumed run reports the same means.
+
+  Attributes:
+    skipped_in_a_row: steps that changed nothing, up to the last that is known.
+    most_in_a_row: the most that have come one after another.
   """
 
-  def __init__(self, sums: Mapping[str, float]):
+  def __init__(self, sums: Mapping[str, float], skipped_in_a_row: int = 0):
+    """Continues.
+
+    Args:
+      sums: of the interval so far.
+      skipped_in_a_row: up to now.
+    """
     self._sums = dict(sums)
+    self.skipped_in_a_row = self.most_in_a_row = skipped_in_a_row
     self._pending: list[dict[str, Array | int]] = []
 
   def add(self, metrics: Metrics, path_length: int) -> None:
@@ -38,6 +49,9 @@ class IntervalMeter:
     A copy, which a checkpoint writes in the background while training goes on.
     """
     for metrics in jax.device_get(self._pending):
+      in_a_row = self.skipped_in_a_row + 1 if metrics["skipped"] else 0
+      self.skipped_in_a_row = in_a_row
+      self.most_in_a_row = max(self.most_in_a_row, in_a_row)
       for name, value in metrics.items():
         self._sums[name] = self._sums.get(name, 0.0) + float(value)
     self._pending.clear()
@@ -46,17 +60,21 @@ class IntervalMeter:
   def close(self) -> dict[str, float]:
     """Ends the interval; waits for its steps, and returns their means.
 
-    Of `steps` and `tokens`, it returns the sums.
+    Of `steps`, `tokens` and `skipped`, it returns the sums. Losses and
+    gradients are those of steps that were not skipped; NaN if all were.
     """
     sums = self.sums()
     self._sums = {}
+    good = sums["steps"] - sums.get("skipped", 0.0)
+    weight = max(sums["weight"], 1.0) if good else np.nan
     return {
-      "loss": sums["loss"] / max(sums["weight"], 1.0),
-      "accuracy": sums["accuracy"] / max(sums["weight"], 1.0),
-      "grad_norm": sums["grad_norm"] / sums["steps"],
+      "loss": sums["loss"] / weight,
+      "accuracy": sums["accuracy"] / weight,
+      "grad_norm": sums["grad_norm"] / (good or np.nan),
       "path_length": sums["path_length"] / sums["steps"],
       "steps": sums["steps"],
       "tokens": sums["tokens"],
+      "skipped": sums.get("skipped", 0.0),
     }
 
 

@@ -119,6 +119,31 @@ class Plan:
     layers = self.step_flops.layers(self.draws.layers_run(steps))
     return layers + steps * self.step_flops.step({})
 
+  def flops_between(self, first: int, last: int) -> dict[str, float]:
+    """FLOPs of steps `first` to `last` - 1.
+
+    Returns:
+      Those `spent` on the drawn paths, and of the `layers` among them; of the
+      layers, as `expected_layers`, where a part of a stage has its mean, and as
+      `dense_layers`, of the full model.
+    """
+    layers = self.step_flops.layers
+    drawn = {
+      name: count - self.draws.layers_run(first)[name]
+      for name, count in self.draws.layers_run(last).items()
+    }
+    expected = dict.fromkeys(self.stacks, 0.0)
+    for stage in self.stages:
+      steps = min(last, stage.start + stage.steps) - max(first, stage.start)
+      for name in self.stacks:
+        expected[name] += max(steps, 0) * stage.path_lengths[name]
+    return {
+      "spent": self.flops_spent(last) - self.flops_spent(first),
+      "layers": layers(drawn),
+      "expected_layers": layers(expected),
+      "dense_layers": (last - first) * layers(self.stacks),
+    }
+
   @property
   def flop_factor_nominal(self) -> float:
     """Dense over expected FLOPs, of the layers alone."""

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 import jax
-import numpy as np
 
 from raptr_jax.contracts import Metrics
 from raptr_jax.models import flops
 from raptr_jax.reports.report import RunReport, SilentReport
 from raptr_jax.training.experiment import Experiment
+from raptr_jax.training.history import History
 from raptr_jax.training.metrics import IntervalMeter, Stopwatch
 from raptr_jax.training.plan import Plan
 from raptr_jax.training.state import Progress
@@ -38,59 +38,74 @@ class Recorder:
   """Turns the metrics of steps into entries of the report.
 
   Attributes:
-    plan: of the run.
+    history: of the run.
     report: receives the entries.
-    period: steps between two entries of training metrics.
     last_entry: step of the last entry.
     meter: sums since then.
     stopwatch: seconds of training, without other work.
     last_added: steps that the device has been given.
     tokens: read up to the last entry, without padding.
+    skipped: steps up to there whose loss or gradient was not finite.
   """
 
-  plan: Plan
+  history: History
   report: Report
-  period: int
   last_entry: int
   meter: IntervalMeter
   stopwatch: Stopwatch
   last_added: int
   tokens: float
+  skipped: int
 
   @classmethod
   def resume(
     cls,
-    plan: Plan,
+    history: History,
     report: Report,
     *,
-    period: int,
     start: int,
     progress: Progress,
   ) -> "Recorder":
     """A recorder that continues at step `start` from `progress`."""
     recorder = cls(
-      plan=plan,
+      history=history,
       report=report,
-      period=period,
       last_entry=start,
-      meter=IntervalMeter(progress.get("sums", {})),
+      meter=IntervalMeter(
+        progress.get("sums", {}), progress.get("skipped_in_a_row", 0)
+      ),
       stopwatch=Stopwatch(
         progress.get("train_seconds", 0.0), progress.get("lap_seconds", 0.0)
       ),
       last_added=start,
       tokens=progress.get("tokens", 0.0),
+      skipped=progress.get("skipped", 0),
     )
     report.follow(recorder.steps_done)
     return recorder
+
+  @property
+  def plan(self) -> Plan:
+    """The run's plan."""
+    return self.history.plan
 
   def steps_done(self) -> int:
     """Steps that the device has finished; asks without waiting."""
     return self.last_added - self.meter.unfinished()
 
-  def progress(self) -> Progress:
-    """What `resume` needs; waits for the device."""
+  def progress(self, step: int) -> Progress:
+    """What a run needs to go on at a step; waits for the device.
+
+    Raises:
+      FloatingPointError: if too many steps in a row were not finite.
+    """
+    self.check_finite(step)
     return {
+      "facts": self.history.facts(step),
+      "parts": list(self.history.parts(step)),
       "sums": self.meter.sums(),
+      "skipped": self.skipped,
+      "skipped_in_a_row": self.meter.skipped_in_a_row,
       "tokens": self.tokens,
       "train_seconds": self.stopwatch.seconds,
       "lap_seconds": self.stopwatch.lap_seconds,
@@ -120,9 +135,10 @@ class Recorder:
     """Writes an entry for the steps up to `step`, if it is due and missing.
 
     Raises:
-      FloatingPointError: if a loss or a gradient among them is not finite.
+      FloatingPointError: if too many in a row were not finite.
     """
-    due = step % self.period == 0 or step in (
+    period = self.history.experiment.report_period
+    due = step % period == 0 or step in (
       *self.plan.boundaries,
       self.plan.total_steps,
     )
@@ -131,15 +147,22 @@ class Recorder:
     self.check_finite(step)
     means = self.meter.close()
     steps, seconds = means.pop("steps"), self.stopwatch.lap()
-    tokens = means.pop("tokens")
+    tokens, skipped = means.pop("tokens"), int(means.pop("skipped"))
     self.tokens += tokens
-    begun = self.plan.flops_spent(int(step - steps))
-    spent = self.plan.flops_spent(step)
+    self.skipped += skipped
+    if skipped:
+      self.report.note(
+        f"warning: {skipped} of the {steps:.0f} steps up to {step} changed"
+        " nothing, since their loss or gradient was not finite"
+      )
+    begun = self.history.flops_spent(int(step - steps))
+    spent = self.history.flops_spent(step)
     entry = {
       "learning_rate": float(self.plan.learning_rates.at(step - 1)),
       "stage": self.plan.stage_index(step - 1) + 1,
       "flops": spent,
       "tokens": self.tokens,
+      "skipped_steps": self.skipped,
       "tokens_per_second": tokens / seconds,
       "padding": padding(tokens, steps * self.plan.batch_positions),
       "step_seconds": seconds / steps,
@@ -156,18 +179,18 @@ class Recorder:
       self.report.evaluation(step, layers, losses)
 
   def check_finite(self, step: int) -> None:
-    """Prevents a checkpoint or an entry of a run that has diverged.
+    """Prevents checkpoints and entries of a run that has diverged.
 
     Raises:
-      FloatingPointError: if a loss or a gradient since the last entry is not
-        finite.
+      FloatingPointError: if too many steps in a row were not finite.
     """
-    sums = self.meter.sums()
-    for name in ("loss", "grad_norm"):
-      if not np.isfinite(sums.get(name, 0.0)):
-        raise FloatingPointError(
-          f"{name} is not finite between steps {self.last_entry} and {step}."
-          " Try a lower --gin.LEARNING_RATE or more --gin.WARMUP_STEPS; the"
-          " earlier checkpoints are unaffected, and the run resumes from the"
-          " latest."
-        )
+    self.meter.sums()
+    most = self.history.experiment.max_skipped_steps
+    if self.meter.most_in_a_row >= most:
+      raise FloatingPointError(
+        f"{self.meter.most_in_a_row} steps in a row, up to step {step}, had a"
+        " loss or a gradient that was not finite, and changed nothing"
+        f" (experiment.Experiment.max_skipped_steps = {most}). Try a lower"
+        " --gin.LEARNING_RATE or more --gin.WARMUP_STEPS; the checkpoints are"
+        " unaffected, and the run resumes from the latest."
+      )

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -32,10 +33,13 @@ class StopRequest:
   """Whether a run is to stop.
 
   Attributes:
-    signal_number: of the signal that asked for it; None before it came.
+    signal_number: of the signal that asked for it; None before it came, and
+      before all processes have agreed to stop.
+    received: of a signal to this process; None before it came.
   """
 
   signal_number: int | None = None
+  received: int | None = None
 
   def before(self, step: int) -> bool:
     """Whether to stop before a step; several processes agree on it.
@@ -43,9 +47,12 @@ class StopRequest:
     They do so through the preemption notice that `jax.distributed` watches
     for, which SIGTERM gives to one of them.
     """
-    several = jax.process_count() > 1
-    if several and multihost_utils.reached_preemption_sync_point(step):
-      self.signal_number = signal.SIGTERM
+    if jax.process_count() == 1:
+      self.signal_number = self.received
+    elif multihost_utils.reached_preemption_sync_point(step):
+      self.signal_number = self.received or signal.SIGTERM
+      if _in_main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # A second one ends.
     return self.signal_number is not None
 
 
@@ -59,11 +66,12 @@ def stop_signals(announce: Callable[[str], None]) -> Iterator[StopRequest]:
     announce: called in the signal's handler with a message for the user.
   """
   request = StopRequest()
-  in_thread = threading.current_thread() is not threading.main_thread()
-  if in_thread or jax.process_count() > 1:
+  if not _in_main_thread():
     yield request
     return
-  names = (signal.SIGTERM, signal.SIGINT)
+  several = jax.process_count() > 1
+  # Of several processes, `jax.distributed` watches for SIGTERM.
+  names = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
   before = {name: signal.getsignal(name) for name in names}
 
   def restore() -> None:
@@ -72,7 +80,9 @@ def stop_signals(announce: Callable[[str], None]) -> Iterator[StopRequest]:
 
   def handle(number: int, frame: FrameType | None) -> None:
     restore()
-    request.signal_number = number
+    request.received = number
+    if several:
+      os.kill(os.getpid(), signal.SIGTERM)
     announce("stopping after this step ... (again to stop without saving)")
 
   for name in names:
@@ -81,3 +91,7 @@ def stop_signals(announce: Callable[[str], None]) -> Iterator[StopRequest]:
     yield request
   finally:
     restore()
+
+
+def _in_main_thread() -> bool:
+  return threading.current_thread() is threading.main_thread()

@@ -14,7 +14,7 @@ from raptr_jax.reports.run_files import (
 from raptr_jax.tasks import files
 from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.held_out import HeldOutEvaluator
-from raptr_jax.training.plan import Plan
+from raptr_jax.training.history import factors
 from raptr_jax.training.recorder import Recorder
 from raptr_jax.training.setup import parameter_count
 from raptr_jax.training.state import TrainState
@@ -32,16 +32,7 @@ def finished_summary(
     experiment: the run.
     config: text that describes it.
     start: step of its latest checkpoint.
-
-  Raises:
-    FileExistsError: if that step is past the run's end.
   """
-  if start > experiment.total_steps:
-    raise FileExistsError(
-      f"MODEL_DIR = '{experiment.model_dir}' has a checkpoint of step {start},"
-      f" past TRAIN_STEPS = {experiment.total_steps}: set more steps, or"
-      " another folder."
-    )
   folder = files.path("MODEL_DIR", experiment.model_dir)
   path = folder / SUMMARY_FILE
   ends = (end.file_name for end in experiment.at_end)
@@ -66,9 +57,9 @@ def finish(
   state: TrainState,
 ) -> Summary:
   """Evaluates the full model and shorter paths, and writes the summary."""
-  plan, report = recorder.plan, recorder.report
+  report = recorder.report
   losses = _last_evaluations(experiment, evaluator, recorder, state)
-  summary = _summary(experiment, plan, losses, recorder.tokens) | {
+  summary = _summary(experiment, recorder, losses) | {
     "train_seconds": recorder.stopwatch.seconds,
     "parameters": parameter_count(state.params),
   }
@@ -104,10 +95,12 @@ def _last_evaluations(
 
 
 def _summary(
-  experiment: Experiment, plan: Plan, losses: Summary, tokens: float
+  experiment: Experiment, recorder: Recorder, losses: Summary
 ) -> Summary:
   """Everything in the summary but what the run measured of itself."""
+  plan, tokens = recorder.plan, recorder.tokens
   steps = plan.total_steps
+  parts = recorder.history.parts(steps)
   return {
     "steps": steps,
     **losses,
@@ -121,9 +114,11 @@ def _summary(
     "flop_factor_whole_step": plan.flop_factor_whole_step,
     "flops_spent": plan.flops_spent(steps),
     "tokens": int(tokens),
+    "skipped_steps": recorder.skipped,
     "padding": padding(tokens, steps * plan.batch_positions),
     "random_seed": experiment.random_seed,
     "execution": experiment.execution,
     "solved_for": experiment.solved_for,
     **provenance(),
+    **({"parts": parts, **factors(parts)} if len(parts) > 1 else {}),
   }

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, Key, Shaped
+from jaxtyping import Array, Bool, Int, Key, Shaped
 
 from raptr_jax.contracts import (
   DeviceBatch,
@@ -58,8 +58,10 @@ def train_step(
 
   Returns:
     The next state, and the metrics of `model.loss_fn` with `grad_norm`, the
-    norm of the gradient before clipping, and `tokens`, those of the batch
-    without padding.
+    norm of the gradient before clipping, `tokens`, those of the batch without
+    padding, and `skipped`: whether the loss or the gradient is not finite.
+    Then parameters and moments stay as they are, bit for bit, and the other
+    metrics are 0.
   """
   step_key = jax.random.fold_in(dropout_key, state.step)
   gradient = functools.partial(_gradient, model)
@@ -81,11 +83,34 @@ def train_step(
     grads, state.opt_state, state.params, kept_layers=kept_layers
   )
   params = optax.apply_updates(state.params, updates)
-  metrics = metrics | {
-    "grad_norm": optax.tree.norm(grads),
+  metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
+  is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+  new_state = _state_if(
+    is_finite, TrainState(state.step + 1, params, opt_state), state
+  )
+  metrics = {name: jnp.where(is_finite, x, 0) for name, x in metrics.items()}
+  return new_state, metrics | {
     "tokens": jnp.asarray(real_tokens(batch)),
+    "skipped": ~is_finite,
   }
-  return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def _state_if(
+  is_finite: Bool[Array, ""], new: TrainState, old: TrainState
+) -> TrainState:
+  """The new state; if it is not finite, the old one with the new counts.
+
+  Counts are integers. They go on, so that a step has the learning rate that
+  the plan has for it.
+  """
+
+  def select(new: Array, old: Array) -> Array:
+    if jnp.issubdtype(new.dtype, jnp.integer):
+      return new
+    return jnp.where(is_finite, new, old)
+
+  selected: TrainState = jax.tree.map(select, new, old)
+  return selected
 
 
 def _gradient(

@@ -46,11 +46,7 @@ _BINDINGS = {
   },
 }
 RUNS = tuple(_FILES)
-WORDS = (
-  "the of and to in he was that it his her you with had for she as not at but"
-  " be on they have him which said me so all my this from were when would there"
-  " been one could out no an if what who them more up than do like man then by"
-).split()
+SYLLABLES = [f"{a}{b}" for a in "bdfgklmnprst" for b in "aeiou"]
 
 
 class Program:
@@ -64,9 +60,7 @@ class Program:
     self.folder = folder
     self._text = folder / "text"
     self._text.mkdir(parents=True, exist_ok=True)
-    words = random.Random(0)
-    documents = [" ".join(words.choices(WORDS, k=60)) for _ in range(400)]
-    text = "\n\n".join(documents)
+    text = "\n\n".join(_documents(random.Random(0)))
     (self._text / "words.txt").write_text(text, encoding="utf-8")
 
   def flags(self, run: str, model_dir: Path, **bindings: str) -> list[str]:
@@ -126,3 +120,10 @@ class Program:
       out, err = process.communicate(timeout=SECONDS)
       code = process.returncode
       return subprocess.CompletedProcess(process.args, code, out, err)
+
+
+def _documents(chance: random.Random) -> Iterator[str]:
+  """400 documents of 60 words, of a language of 200."""
+  words = ["".join(chance.choices(SYLLABLES, k=1 + i % 3)) for i in range(200)]
+  for _ in range(400):
+    yield " ".join(chance.choices(words, k=60))

@@ -1,0 +1,116 @@
+"""Reads checkpoints, and notices damage."""
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jaxtyping import PyTree
+
+from raptr_jax.contracts import Params
+from raptr_jax.tasks.files import AnyPath
+from raptr_jax.training.checkpoint_record import NewerFormatError, Record
+from raptr_jax.training.digests import digests
+
+STATE, RECORD = "state", "progress"  # The parts of a checkpoint.
+Read = TypeVar("Read")
+# What does not speak of damage.
+OTHER_ERRORS = (
+  FileExistsError,
+  MemoryError,
+  NewerFormatError,
+  jax.errors.JaxRuntimeError,
+)
+
+
+class DamagedCheckpoint(OSError):
+  """A checkpoint cannot be read, or is not what was saved.
+
+  Attributes:
+    step: of the checkpoint.
+    reason: what is wrong with it.
+  """
+
+  def __init__(self, model_dir: AnyPath, step: int, reason: str):
+    super().__init__(
+      f"MODEL_DIR = '{model_dir}' has a damaged checkpoint of step {step}"
+      f" ({reason})"
+    )
+    self.step, self.reason = step, reason
+
+
+def attempt(read: Callable[[], Read], model_dir: AnyPath, step: int) -> Read:
+  """What `read` returns; every host takes part.
+
+  Raises:
+    DamagedCheckpoint: if it fails on any host, in a way that speaks of damage.
+  """
+  failure = ""
+  found: Read | None = None
+  try:
+    found = read()
+  except OTHER_ERRORS:
+    raise
+  except Exception as error:  # Readers of damaged files raise all kinds.
+    failure = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+  if jax.process_count() > 1:
+    failed = multihost_utils.process_allgather(np.asarray(bool(failure)))
+    if failed.any():
+      hosts = ", ".join(map(str, np.flatnonzero(failed)))
+      failure = failure or f"process {hosts} cannot read it"
+  if failure:
+    raise DamagedCheckpoint(model_dir, step, failure)
+  return cast(Read, found)
+
+
+def record_of(checkpoint: AnyPath) -> Record:
+  """The record in the folder of a checkpoint.
+
+  Raises:
+    ValueError: if it is damaged, or of another step.
+  """
+  found = ocp.JsonCheckpointHandler().restore(checkpoint / RECORD)
+  record = Record.from_json(found)
+  if record.step is not None and str(record.step) != checkpoint.name:
+    raise ValueError(f"it is of step {record.step}")
+  return record
+
+
+def check_digests(
+  tree: PyTree, record: Record, model_dir: AnyPath, step: int
+) -> None:
+  """Raises DamagedCheckpoint unless arrays have the digests of a record."""
+  if record.digests is None:
+    return
+  for name, digest in digests(tree).items():
+    if record.digests.get(name) != digest:
+      raise DamagedCheckpoint(model_dir, step, f"{name} is not what was saved")
+
+
+def check_shapes(
+  checkpoint: AnyPath, params: Params, model_dir: AnyPath
+) -> None:
+  """Raises FileExistsError unless a checkpoint has parameters of these shapes.
+
+  Orbax would say so, too, but in words of its own.
+  """
+  path = checkpoint / "state"
+  found = _shapes(ocp.PyTreeCheckpointHandler().metadata(path).tree["params"])
+  wanted = _shapes(params)
+  for name in sorted(found.keys() | wanted.keys()):
+    if found.get(name) != wanted.get(name):
+      raise FileExistsError(
+        f"MODEL_DIR = '{model_dir}' has a checkpoint of another model:"
+        f" {name} has the shape {found.get(name)} there, but"
+        f" {wanted.get(name)} here. Set another MODEL_DIR, or undo the change."
+      )
+
+
+def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+    for path, leaf in leaves
+  }

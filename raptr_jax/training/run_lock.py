@@ -1,0 +1,61 @@
+"""Keeps two runs from writing to one folder."""
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+from raptr_jax.tasks import files
+
+LOCK_FILE = "in_use"
+
+
+@contextlib.contextmanager
+def alone_in(model_dir: str | os.PathLike[str]) -> Iterator[None]:
+  """Locks a run's folder, until this context or this process ends.
+
+  The first process locks it for all. Addresses such as gs://... have no locks.
+
+  Raises:
+    BlockingIOError: another run has locked it.
+    OSError: the folder cannot be written to.
+  """
+  folder = files.path("MODEL_DIR", model_dir)
+  if files.is_remote(folder) or jax.process_index() != 0:
+    yield
+    return
+  folder.mkdir(parents=True, exist_ok=True)
+  path = Path(folder) / LOCK_FILE
+  with contextlib.ExitStack() as stack:
+    while True:
+      file = stack.enter_context(path.open("a+", encoding="utf-8"))
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        file.seek(0)
+        raise BlockingIOError(
+          f"MODEL_DIR = '{model_dir}' is in use by {file.read().strip()}: wait"
+          " until that has ended, or set another --gin.MODEL_DIR."
+        ) from None
+      if _is_at(path, file.fileno()):
+        break  # And not removed by the one before.
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    try:
+      yield
+    finally:
+      path.unlink(missing_ok=True)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+  """Whether an open file is the one at a path."""
+  try:
+    found = path.stat()
+  except FileNotFoundError:
+    return False
+  return os.path.samestat(found, os.fstat(descriptor))

@@ -1,0 +1,87 @@
+"""How runs end, and whether two end alike."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+# What depends on the machine, and on how often a run was started.
+TIMES = ("tokens_per_second", "step_seconds", "mfu", "train_seconds", "goodput")
+
+
+def difference(unbroken: Path, folder: Path) -> str:
+  """In what a run's rows, summary or last state differ; "" if in nothing."""
+  for name in ("metrics.jsonl", "summary.json"):
+    if not (folder / name).is_file():
+      return f"{name} is missing"
+  if rows(folder) != rows(unbroken):
+    return "metrics.jsonl has other rows"
+  if _summary(folder) != _summary(unbroken):
+    return "summary.json differs"
+  last = max(steps(unbroken))
+  if last not in steps(folder):
+    return f"no checkpoint of step {last}"
+  if not same_arrays(state(folder, last), state(unbroken, last)):
+    return "the last state has other bits"
+  return ""
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+  """Entries of metrics.jsonl, without times."""
+  lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
+  return [_timeless(json.loads(line)) for line in lines]
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+  return _timeless(json.loads((folder / "summary.json").read_text("utf-8")))
+
+
+def _timeless(fields: dict[str, Any]) -> dict[str, Any]:
+  kept = {name: x for name, x in fields.items() if name not in TIMES}
+  kept.pop("date", None)
+  return kept
+
+
+def steps(folder: Path) -> list[int]:
+  """Steps of a run's checkpoints."""
+  found = (folder / "checkpoints").glob("[0-9]*")
+  return sorted(int(path.name) for path in found if path.name.isdecimal())
+
+
+def state(folder: Path, step: int) -> Any:
+  """All arrays of a checkpoint."""
+  return _state(folder / "checkpoints" / str(step) / "state")
+
+
+@functools.lru_cache(maxsize=4)
+def _state(path: Path) -> Any:
+  restored = ocp.PyTreeCheckpointHandler().restore(path)
+  return jax.tree.map(np.asarray, restored)
+
+
+def same_arrays(one: Any, other: Any) -> bool:
+  """Whether two trees have the same bits."""
+  leaves, others = jax.tree.leaves(one), jax.tree.leaves(other)
+  return jax.tree.structure(one) == jax.tree.structure(other) and all(
+    a.tobytes() == b.tobytes() for a, b in zip(leaves, others)
+  )
+
+
+def progress(folder: Path, step: int) -> dict[str, Any]:
+  """What a checkpoint says of the run."""
+  path = folder / "checkpoints" / str(step) / "progress" / "metadata"
+  found: dict[str, Any] = json.loads(path.read_text("utf-8"))["progress"]
+  return found
+
+
+def content(folder: Path) -> dict[str, bytes]:
+  """All files below a folder, by their path."""
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in sorted(folder.rglob("*"))
+    if path.is_file()
+  }
