@@ -20,7 +20,7 @@ _MIXERS = ((0x9E3779B1, 0x85EBCA6B), (0xC2B2AE35, 0x27D4EB2F))
 def digests(tree: PyTree) -> dict[str, str]:
   """Digests of all arrays of a tree, by their path; every host takes part."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
-  sums = jax.device_get([_sums(x) for _, x in leaves])
+  sums = jax.device_get(_sums_of_all([x for _, x in leaves]))
   return {
     jax.tree_util.keystr(path, simple=True, separator="/"): _text(found)
     for (path, _), found in zip(leaves, sums)
@@ -32,6 +32,11 @@ def _text(sums: UInt32[np.ndarray, "2"]) -> str:
 
 
 @jax.jit
+def _sums_of_all(leaves: list[Array]) -> UInt32[Array, "leaves 2"]:
+  """The sums of all arrays, in one program."""
+  return jnp.stack([_sums(x) for x in leaves])
+
+
 def _sums(x: Shaped[Array, "..."]) -> UInt32[Array, "2"]:
   """The two sums of an array."""
   bits = _bits(x)

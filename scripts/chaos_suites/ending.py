@@ -59,8 +59,13 @@ def state(folder: Path, step: int) -> Any:
 
 @functools.lru_cache(maxsize=4)
 def _state(path: Path) -> Any:
-  restored = ocp.PyTreeCheckpointHandler().restore(path)
-  return jax.tree.map(np.asarray, restored)
+  handler = ocp.PyTreeCheckpointHandler()
+  arrays = jax.tree.map(
+    lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+    handler.metadata(path).tree,
+  )
+  args = ocp.args.PyTreeRestore(restore_args=arrays)
+  return jax.tree.map(np.asarray, handler.restore(path, args=args))
 
 
 def same_arrays(one: Any, other: Any) -> bool:
@@ -69,6 +74,15 @@ def same_arrays(one: Any, other: Any) -> bool:
   return jax.tree.structure(one) == jax.tree.structure(other) and all(
     a.tobytes() == b.tobytes() for a, b in zip(leaves, others)
   )
+
+
+def same_floats(one: Any, other: Any) -> bool:
+  """Whether two states have the same parameters and moments, but for counts."""
+  return same_arrays(_floats(one), _floats(other))
+
+
+def _floats(tree: Any) -> list[np.ndarray]:
+  return [x for x in jax.tree.leaves(tree) if x.dtype.kind == "f"]
 
 
 def progress(folder: Path, step: int) -> dict[str, Any]:

@@ -98,7 +98,7 @@ class Program:
       [sys.executable, "-m", "raptr_jax.main", *flags],
       cwd=self.folder,
       env=os.environ
-      | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+      | {"PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}", "JAX_PLATFORMS": "cpu"}
       | environment,
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
