@@ -200,8 +200,8 @@ def _register(
   vocabulary = task.vocabulary(data_dir)
   in_seqio = vocabulary.to_seqio()
   for number, part in enumerate(task.parts):
-    if part.max_tokens is not None:
-      raise ValueError(f"MAX_TOKENS={part.max_tokens}, expected None in seqio")
+    if part.limits:
+      raise ValueError(f"{part.limits[0]}, expected all text in seqio")
     seed = functools.partial(part_seed, number=number, parts=len(task.parts))
     _add(
       seqio.TaskRegistry,

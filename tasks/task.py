@@ -48,6 +48,9 @@ class TextTask:
     lower_case: whether a `vocab.txt` expects lower-cased text.
     max_tokens: how many tokens of training text to prepare, of random parts of
       the source; None for all. Held-out text is that of the same parts.
+    text_share: share of the training documents to prepare, 0 to 1; of a long
+      document, of its pieces. Held-out text stays whole. With `max_tokens`, so
+      many tokens of that share.
   """
 
   name: str
@@ -58,6 +61,7 @@ class TextTask:
   extra_ids: int = 0
   lower_case: bool = True
   max_tokens: int | None = None
+  text_share: float = 1.0
 
   def __post_init__(self):
     if self.extra_ids < 0 or (self.extra_ids and not self.vocabulary_path):
@@ -71,6 +75,11 @@ class TextTask:
         f"MAX_TOKENS={self.max_tokens} must be at least 1, or None for all: "
         "set --gin.MAX_TOKENS"
       )
+    if not 0 < self.text_share <= 1:
+      raise ValueError(
+        f"TEXT_SHARE={self.text_share} must be more than 0, and at most 1 for "
+        "all: set --gin.TEXT_SHARE"
+      )
 
   @property
   def parts(self) -> "tuple[TextTask, ...]":
@@ -82,8 +91,21 @@ class TextTask:
     """Its share of the examples, all of them."""
     return (1.0,)
 
+  @property
+  def limits(self) -> list[str]:
+    """The settings by which not all text is prepared, like "MAX_TOKENS=500"."""
+    limits = []
+    if self.max_tokens is not None:
+      limits.append(f"MAX_TOKENS={self.max_tokens}")
+    if self.text_share < 1:
+      limits.append(f"TEXT_SHARE={self.text_share}")
+    return limits
+
   def documents(self, split: str, part: int | None = None) -> Iterator[str]:
     """The documents of a split: of one of its parts, or of all.
+
+    The share of the training documents that are prepared is chosen by their
+    text: a smaller share is part of a larger one.
 
     Args:
       split: a split of the source.
@@ -92,7 +114,10 @@ class TextTask:
     """
     if part is not None and self.max_tokens is not None:
       part = _shuffled(self.source.num_parts())[part]
-    return self.source.documents(split, part)
+    documents = self.source.documents(split, part)
+    if split == "train" and self.text_share < 1:
+      return (text for text in documents if _place(text) < self.text_share)
+    return documents
 
   def folder(self, data_dir: str) -> AnyPath:
     """This task's folder in that of all prepared tasks."""
@@ -202,6 +227,8 @@ class TextTask:
       settings["extra_ids"] = self.extra_ids
     if self.max_tokens is not None:
       settings["max_tokens"] = self.max_tokens
+    if self.text_share < 1:
+      settings["text_share"] = self.text_share
     fingerprint = self.source.fingerprint()
     if fingerprint:
       settings["source_files"] = fingerprint
@@ -236,6 +263,12 @@ def _shuffled(count: int) -> list[int]:
   return sorted(
     range(count), key=lambda n: hashlib.sha256(b"part %d" % n).digest()
   )
+
+
+def _place(text: str) -> float:
+  """A number from 0 to 1 that depends on the text alone, as if drawn."""
+  digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+  return int.from_bytes(digest) / 2**64
 
 
 def _batches(documents: Iterable[str]) -> Iterator[list[str]]:

@@ -240,6 +240,21 @@ def test_a_missing_process_is_named(number, missing):
   assert missing in line
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_of_several_those_are_missing_that_print_nothing(number, monkeypatch):
+  state = hosts.distributed.global_state
+  for name, value in (
+    ("process_id", number),
+    ("num_processes", 3),
+    ("coordinator_address", "node0:29400"),
+  ):
+    monkeypatch.setattr(state, name, value)
+  line = hosts._missing(met=True, timeout=5)
+  assert f"process {number} (" in line
+  assert "missing: whichever of the others do not print a line like" in line
+  assert ("process 0 answers at node0:29400" in line) == (number == 1)
+
+
 def test_each_difference_is_told():
   facts = dict(zip(hosts.NAMES, ("hash", "1.0", "0.1", 8)))
   other = facts | {"jax": "1.1", "local devices": 4}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from jax.sharding import PartitionSpec
 from raptr_jax.methods import policies
 from raptr_jax.tasks.objectives.layouts import Pair
 from raptr_jax.training import setup
+from raptr_jax.training.compiled_steps import abstract_draws
 from raptr_jax.training.partitioning import Partitioner
 from tests import families
 from tests.toy import ToyDataset, make_experiment, make_model
@@ -100,6 +102,35 @@ def test_every_mesh_trains_like_one_device(family, execution, meshes):
     partitioner = Partitioner(fsdp=fsdp, tensor=tensor)
     found = losses_on(family, partitioner, execution, steps=4)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_microbatches", [1, 2])
+def test_no_device_gets_all_rows_of_the_vocabulary(num_microbatches):
+  """Nor their gradients: those that travel are of its own rows."""
+  run = dataclasses.replace(
+    make_run("decoder", Partitioner(fsdp=2, tensor=2), "cond"),
+    num_microbatches=num_microbatches,
+  )
+  abstract = setup.abstract_state(run)
+  rows, columns = abstract.params["token_embedding"]["embedding"].shape
+  draws = abstract_draws(
+    families.random_draws(run.model, 0, "cond"), run.partitioner.replicated
+  )
+  step = setup.jitted_step(run, abstract)
+  compiled = step.lower(abstract, setup.abstract_batch(run), draws).compile()
+  travel = [
+    line.partition(" = ")[2]
+    for line in compiled.as_text().splitlines()
+    if "token_embedding" in line
+    and re.search(r" (all-|reduce-scatter|collective-permute)", line)
+  ]
+  assert not [line for line in travel if f"f32[{rows}," in line]
+  assert [
+    line
+    for line in travel
+    if line.startswith(f"f32[{rows // 2},{columns // 2}]")
+    and " reduce-scatter(" in line
+  ]
 
 
 def test_all_of_a_state_is_split_except_layers():

@@ -188,6 +188,81 @@ def test_a_budget_takes_random_parts_and_cuts_the_last(
     _prepare(dataclasses.replace(task, max_tokens=None), tmp_path / "1")
 
 
+@pytest.mark.parametrize("max_tokens", [None, 3_000])
+def test_a_share_takes_documents_and_leaves_validation_whole(
+  finished, corpus, tmp_path, max_tokens
+):
+  given = str(finished / "vocabulary.model")
+  task = make_task(
+    corpus, vocabulary_path=given, text_share=0.5, max_tokens=max_tokens
+  )
+  for workers in (1, 2):
+    prepare(
+      task=task,
+      feature_lengths=LENGTHS,
+      data_dir=str(tmp_path / str(workers)),
+      workers=workers,
+    )
+  folder = tmp_path / "1" / "small_bert"
+  assert _files(folder) == _files(tmp_path / "2" / "small_bert")
+  train = records.load_metadata(folder).splits["train"]
+  if max_tokens:
+    assert max_tokens - LENGTHS["inputs"] < train.tokens <= max_tokens
+  else:
+    assert _rows(folder, "validation") == _rows(finished, "validation")
+    assert train.documents == len(list(task.documents("train")))
+    (folder / "train-00001.array_record").unlink()
+    _prepare(task, tmp_path / "1")
+    assert _files(folder) == _files(tmp_path / "2" / "small_bert")
+  parts = (0, 2, 1) if max_tokens else (0, 1, 2)
+  share = set(task.documents("train"))
+  expected = [
+    (list(row.tokens), list(row.segment_lengths))
+    for part in parts
+    for row in task.rows(
+      (text for text in task.source.documents("train", part) if text in share),
+      task.given_vocabulary(),
+      LENGTHS,
+    )
+  ]
+  assert _rows(folder, "train") == expected[: train.rows]
+  for other in (0.6, 1):
+    with pytest.raises(ValueError, match=r"prepared with text_share=0\.5"):
+      _prepare(dataclasses.replace(task, text_share=other), tmp_path / "1")
+
+
+def test_shares_are_as_large_as_they_say_and_nested(tmp_path):
+  path = tmp_path / "lines.txt"
+  path.write_text("".join(f"This is line {i}.\n" for i in range(40_000)))
+  source = sources.TextFolder(str(path), unit="line")
+  whole = list(source.documents("train"))
+  smaller: list[str] = []
+  for share in (0.1, 0.2, 0.5, 1):
+    task = make_task(path, source=source, text_share=share)
+    taken = list(task.documents("train"))
+    assert len(taken) == pytest.approx(
+      share * len(whole), abs=0.01 * len(whole)
+    )
+    assert set(smaller) <= set(taken)
+    smaller = taken
+  assert taken == whole
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 1.1, float("nan")])
+def test_a_share_that_is_none_is_refused(corpus, share):
+  with pytest.raises(ValueError, match=f"TEXT_SHARE={share} .*TEXT_SHARE$"):
+    make_task(corpus, text_share=share)
+
+
+def test_a_share_without_text_says_what_to_raise(finished, corpus, tmp_path):
+  given = str(finished / "vocabulary.model")
+  task = make_task(corpus, vocabulary_path=given, text_share=1e-9)
+  with pytest.raises(
+    ValueError, match="no tokens.* more than TEXT_SHARE=1e-09"
+  ):
+    _prepare(task, tmp_path)
+
+
 def _interrupt(*args):
   raise KeyboardInterrupt
 

@@ -361,6 +361,9 @@ def test_what_does_not_fit_is_refused(folder, monkeypatch):
     _examples(unpacked, None)
   with pytest.raises(ValueError, match=r"expected one length for \('inputs', "):
     _examples(unpacked, {"inputs": 64, "targets": 32})
+  share = dataclasses.replace(task, text_share=0.5)
+  with pytest.raises(ValueError, match=r"TEXT_SHARE=0\.5, expected all text"):
+    seqio_tasks.register_unpacked(share, str(folder))
   other = dataclasses.replace(task, objective=types.SimpleNamespace())
   with pytest.raises(TypeError, match=r"expected UL2, MaskedLM or CausalLM"):
     seqio_tasks.register_unpacked(other, str(folder))

@@ -354,6 +354,10 @@ def test_wrong_arguments_are_refused(streamed, task, mixture):
     streamed(workers=-1)
   with pytest.raises(ValueError, match="MAX_TOKENS=5, but small_bert is str"):
     streamed(task=dataclasses.replace(task, max_tokens=5))
+  with pytest.raises(
+    ValueError, match=r"TEXT_SHARE=0\.5, .*--gin.TEXT_SHARE=1"
+  ):
+    streamed(task=dataclasses.replace(task, text_share=0.5))
   with pytest.raises(FileExistsError, match="places in 1 tasks, expected 2"):
     streamed(task=mixture).resume(0, np.zeros((1, 1, 5), int))
 

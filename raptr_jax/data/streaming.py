@@ -72,10 +72,11 @@ class StreamingDataset(TextDataset):
         "--gin.streaming.StreamingDataset.shuffle_window"
       )
     for part in self.task.parts:
-      if part.max_tokens is not None:
+      if part.limits:
         raise ValueError(
-          f"MAX_TOKENS={part.max_tokens}, but {part.name} is streamed, and "
-          "only prepared text can be so limited: set --gin.MAX_TOKENS=None"
+          f"{' and '.join(part.limits)}, but {part.name} is streamed, and only "
+          "prepared text can be so limited: set --gin.MAX_TOKENS=None and "
+          "--gin.TEXT_SHARE=1"
         )
 
   def open(self) -> None:

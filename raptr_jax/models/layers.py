@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from raptr_jax.contracts import DropoutKey, Params
-from raptr_jax.models.shards import heads_are_split
+from raptr_jax.models.shards import heads_are_split, look_up
 
 Initializer = Callable[..., PyTree]  # Of an array, or of one with axis names.
 DTypeLike = str | jnp.dtype
@@ -239,7 +239,7 @@ class Embedding(nn.Module):
     )
 
   def __call__(self, index: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
-    vectors: Array = self.embedding[index]
+    vectors = look_up(self.embedding, index, by_rows=self.axis == "vocab")
     return vectors.astype(self.dtype)
 
   def attend(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:

@@ -173,7 +173,9 @@ def _watch(joined: threading.Event, timeout: int) -> None:
 def _missing(met: bool, timeout: int) -> str:
   """What is known of the processes that did not come.
 
-  Who has come is known to JAX's coordinator, which does not tell.
+  Who has come is known to JAX's coordinator, which does not tell; its store of
+  keys ends a process that uses it before all have joined. But each that has
+  come and waits in vain prints a line.
 
   Args:
     met: whether process 0 answered.
@@ -191,7 +193,7 @@ def _missing(met: bool, timeout: int) -> str:
   elif count == 2:
     who = f"process {1 - state.process_id}"
   else:
-    who = "one or more of the others"
+    who = "whichever of the others do not print a line like this"
     if state.process_id:
       who += f"; process 0 answers at {address}"
   return (

@@ -258,7 +258,7 @@ def _write_sums(
     if not found.rows:
       raise ValueError(
         f"the {split} split in {folder} has no tokens: provide more text"
-        + (", or set more in --gin.MAX_TOKENS" if task.max_tokens else "")
+        + "".join(f", or set more than {limit}" for limit in task.limits)
       )
   total.counts[list(vocabulary.special_ids)] = 0
   records.write_counts(folder / records.UNIGRAM_COUNTS, total.counts)

@@ -236,7 +236,8 @@ def difference(
   found: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> str | None:
   """The first setting that a folder has otherwise than the task."""
-  for key in (*wanted, "max_tokens"):  # Which is there only if it is set.
+  # Those that limit the text are there only if they are set.
+  for key in (*wanted, "max_tokens", "text_share"):
     value = wanted.get(key)
     if found.get(key) != value:
       return f"{key}={found.get(key)!r}, but now {key}={value!r}"
