@@ -71,6 +71,24 @@ def path(macro: str, value: str | os.PathLike[str]) -> AnyPath:
   return epath.Path(value)
 
 
+def check_name(setting: str, name: object) -> None:
+  """Raises ValueError unless a name stays in the folder that it is joined to.
+
+  Args:
+    setting: what sets the name, such as MIXTURE_OR_TASK_NAME.
+    name: the name of a file or a folder.
+  """
+  if (
+    not isinstance(name, str)
+    or name in ("", ".", "..")
+    or not set(name).isdisjoint("/\\\0")
+  ):
+    raise ValueError(
+      f"{setting}={name!r} must be a name without slashes, which does not lead "
+      "out of its folder"
+    )
+
+
 def is_remote(path: AnyPath) -> bool:
   """Whether a path is at an address, and not on this machine."""
   return "://" in os.fspath(path)

@@ -60,6 +60,7 @@ class TextTask:
   max_tokens: int | None = None
 
   def __post_init__(self):
+    files.check_name("MIXTURE_OR_TASK_NAME", self.name)
     if self.extra_ids < 0 or (self.extra_ids and not self.vocabulary_path):
       raise ValueError(
         f"extra_ids={self.extra_ids} must be the number of sentinels to append "

@@ -46,11 +46,11 @@ _BINDINGS = {
   },
 }
 RUNS = tuple(_FILES)
-WORDS = (
+TEXT = (
   "the of and to in he was that it his her you with had for she as not at but"
   " be on they have him which said me so all my this from were when would there"
   " been one could out no an if what who them more up than do like man then by"
-).split()
+)
 
 
 class Program:
@@ -65,7 +65,9 @@ class Program:
     self._text = folder / "text"
     self._text.mkdir(parents=True, exist_ok=True)
     words = random.Random(0)
-    documents = [" ".join(words.choices(WORDS, k=60)) for _ in range(400)]
+    documents = [
+      " ".join(words.choices(TEXT.split(), k=60)) for _ in range(400)
+    ]
     text = "\n\n".join(documents)
     (self._text / "words.txt").write_text(text, encoding="utf-8")
 

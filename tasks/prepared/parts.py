@@ -57,7 +57,7 @@ def load_tally(folder: AnyPath, part: int) -> Tally:
   """The tally of a part that is done."""
   with (
     tally_path(folder, part).open("rb") as file,
-    np.load(file) as found,
+    np.load(file, allow_pickle=False) as found,
   ):
     return Tally(found["sizes"], found["counts"])
 
