@@ -1,9 +1,11 @@
 """Cases of flags, gin files and values that cannot work."""
 
+from typing import Any
+
 from chaos_suites.case import Case, gin
 
 
-def _gin_file(text: str) -> dict[str, object]:
+def _gin_file(text: str) -> dict[str, Any]:
   """A gin file of this text after those of the run, for a `Case`."""
   return {
     "flags": ("--gin_file=HERE/mine.gin",),
@@ -11,7 +13,7 @@ def _gin_file(text: str) -> dict[str, object]:
   }
 
 
-def _value(binding: str, *words: str, **more: object) -> Case:
+def _value(binding: str, *words: str, **more: Any) -> Case:
   """A case of one binding, whose value and name the line must have."""
   name, _, value = binding.partition("=")
   return Case(binding, gin(binding), (value, *(words or (name,))), **more)
@@ -101,8 +103,10 @@ VALUES = (
   _value("NUM_LAYERS=0"),
   _value("bert.BertConfig.num_heads=3", "num_heads", "embed_dim"),
   _value("bert.BertConfig.max_length=16", "32", "TASK_FEATURE_LENGTHS"),
-  _value("bert.BertConfig.vocab_size=100", "320", "VOCABULARY_SIZE"),
-  _value("VOCABULARY_SIZE=100"),
+  _value(
+    "bert.BertConfig.vocab_size=100", "320", "VOCABULARY_SIZE", has_data=True
+  ),
+  _value("VOCABULARY_SIZE=100", has_data=True),
   _value("DROPOUT_RATE=1.5"),
   _value("COMPUTE_DTYPE='float12'"),
   _value("REMAT='some'"),
@@ -111,6 +115,11 @@ VALUES = (
   _value("FSDP=3", "FSDP = 3"),
   _value("TENSOR=2", "TENSOR = 2"),
   _value("NUM_MICROBATCHES=3"),
-  _value("BATCH_SIZE=1000000000", "--run_mode=plan"),
-  _value("bert.BertConfig.embed_dim=2000000", "embed_dim", "--run_mode=plan"),
+  _value("BATCH_SIZE=1000000000", "--run_mode=plan", has_data=True),
+  _value(
+    "bert.BertConfig.embed_dim=2000000",
+    "embed_dim",
+    "--run_mode=plan",
+    has_data=True,
+  ),
 )

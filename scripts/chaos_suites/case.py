@@ -15,14 +15,15 @@ def _nothing(here: Path) -> None:
 class Case:
   """Bad input, and what the error line must say.
 
-  The folder of a case has `data`, which is prepared, and `run` if wanted.
+  The folder of a case has the `data` and the `run` that it needs.
 
   Attributes:
     name: for people, and of its folder.
     flags: that follow those of a good command.
     words: that the line must have: the value, and what to change.
     arrange: makes files in the folder, or damages them.
-    has_run: whether the folder of the run has a finished run.
+    has_data: whether the data is prepared; other cases end before they read it.
+    has_run: whether the run is finished; its data is then prepared, too.
     alone: whether there are no other flags.
     run: the good command, one of `program.RUNS`.
   """
@@ -31,6 +32,7 @@ class Case:
   flags: tuple[str, ...]
   words: tuple[str, ...]
   arrange: Callable[[Path], object] = _nothing
+  has_data: bool = False
   has_run: bool = False
   alone: bool = False
   run: str = "bert"

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from chaos_suites.case import Case, gin
 
@@ -9,7 +10,7 @@ TASK = "data/bert_text"
 NEW = gin("TEXT_DIR='HERE/text'", "DATA_DIR='HERE/new'")
 
 
-def _text(content: bytes | None) -> dict[str, object]:
+def _text(content: bytes | None) -> dict[str, Any]:
   """A folder of text with one file, or with none, for a `Case`."""
 
   def arrange(here: Path) -> None:
@@ -20,7 +21,7 @@ def _text(content: bytes | None) -> dict[str, object]:
   return {"flags": NEW, "arrange": arrange}
 
 
-def _vocabulary(name: str, content: bytes) -> dict[str, object]:
+def _vocabulary(name: str, content: bytes) -> dict[str, Any]:
   """A file that is given as the vocabulary, for a `Case`."""
   given = gin(f"VOCABULARY_PATH='HERE/{name}'", "DATA_DIR='HERE/new'")
   return {
@@ -93,7 +94,7 @@ DAMAGE = (
   ),
   Case(
     "no WordPiece tokens",
-    words=("HERE/v.txt", "VOCABULARY_PATH"),
+    words=("HERE/v.txt", "3 ids", "--gin.VOCABULARY_SIZE=3"),
     **_vocabulary("v.txt", b"the\nof\nand\n"),
   ),
   Case(
@@ -112,12 +113,14 @@ DAMAGE = (
     (),
     ("train-00000", "--run_mode=prepare"),
     lambda here: _halve(_shard(here)),
+    has_data=True,
   ),
   Case(
     "an empty shard",
     (),
     ("train-00000", "--run_mode=prepare"),
     lambda here: _shard(here).write_bytes(b""),
+    has_data=True,
   ),
   Case(
     "a missing shard",
@@ -131,6 +134,7 @@ DAMAGE = (
     (),
     ("metadata.json", "prepare"),
     lambda here: _halve(here / TASK / "metadata.json"),
+    has_data=True,
   ),
   Case(
     "metadata of another kind",
@@ -139,30 +143,38 @@ DAMAGE = (
     lambda here: (here / TASK / "metadata.json").write_text("[1, 2]"),
   ),
   Case(
-    "metadata without a split", (), ("metadata.json", "prepare"), _swap_metadata
+    "metadata without a split",
+    (),
+    ("metadata.json", "prepare"),
+    _swap_metadata,
+    has_data=True,
   ),
   Case(
     "damaged token counts",
     (),
     ("unigram_counts.npy", "prepare"),
     lambda here: _halve(here / TASK / "unigram_counts.npy"),
+    has_data=True,
   ),
   Case(
     "another vocabulary",
     (),
     ("vocabulary.model", "DATA_DIR"),
     lambda here: _halve(here / TASK / "vocabulary.model"),
+    has_data=True,
   ),
   Case(
     "other lengths",
     gin("TASK_FEATURE_LENGTHS={'inputs': 16}"),
     ("'inputs': 16", "DATA_DIR"),
+    has_data=True,
   ),
   # Runs and their checkpoints.
   Case(
     "no initial checkpoint",
     gin(f"{INITIAL}='HERE/none'"),
     ("HERE/none", INITIAL),
+    has_data=True,
   ),
   Case(
     "initial checkpoint of another model",
@@ -185,7 +197,12 @@ DAMAGE = (
     _halve_checkpoint,
     has_run=True,
   ),
-  Case("evaluation without a run", ("--run_mode=eval",), ("HERE/run",)),
+  Case(
+    "evaluation without a run",
+    ("--run_mode=eval",),
+    ("HERE/run",),
+    has_data=True,
+  ),
   Case(
     "configuration of no run",
     gin("MODEL_DIR='HERE/run'"),
@@ -204,26 +221,33 @@ DAMAGE = (
     gin("MODEL_DIR='HERE/file'"),
     ("HERE/file", "MODEL_DIR"),
     lambda here: (here / "file").touch(),
+    has_data=True,
   ),
   Case(
     "MODEL_DIR below a file",
     gin("MODEL_DIR='HERE/file/run'"),
     ("HERE/file", "MODEL_DIR"),
     lambda here: (here / "file").touch(),
+    has_data=True,
   ),
   Case(
     "MODEL_DIR in proc",
     gin("MODEL_DIR='/proc/run'"),
     ("/proc/run", "MODEL_DIR"),
+    has_data=True,
   ),
   Case(
-    "DATA_DIR in proc", gin("DATA_DIR='/proc/data'"), ("/proc/data", "DATA_DIR")
+    "DATA_DIR in proc",
+    gin("DATA_DIR='/proc/data'"),
+    ("/proc/data", "DATA_DIR"),
+    has_data=True,
   ),
   Case(
     "DATA_DIR is a file",
     gin("DATA_DIR='HERE/file'"),
     ("HERE/file", "DATA_DIR"),
     lambda here: (here / "file").touch(),
+    has_data=True,
   ),
   Case(
     "an unknown address",

@@ -1,6 +1,7 @@
 """Starts the real program, on runs of seconds."""
 
 import contextlib
+import functools
 import os
 import random
 import subprocess
@@ -96,6 +97,28 @@ class Program:
       *(f"--gin_file={file}" for file in files),
       *(f"--gin.{name}={value}" for name, value in values.items()),
     ]
+
+  @functools.cached_property
+  def prepared(self) -> Path:
+    """A DATA_DIR with the data of the run "bert"."""
+    folder = self.folder / "data" / "bert"
+    flags = self.flags("bert", self.folder / "unused")
+    self._finish([*flags, "--run_mode=prepare"])
+    return folder
+
+  @functools.cached_property
+  def finished(self) -> Path:
+    """The MODEL_DIR of a run "bert" that is complete; its data is prepared."""
+    folder = self.folder / "finished"
+    _ = self.prepared
+    self._finish(self.flags("bert", folder))
+    return folder
+
+  def _finish(self, flags: Sequence[str]) -> None:
+    """Runs the program, which must succeed."""
+    ended = self.run(flags)
+    if ended.returncode:
+      raise RuntimeError(ended.stderr)
 
   @contextlib.contextmanager
   def started(

@@ -24,6 +24,8 @@ from raptr_jax.tasks.text.vocabulary import AtMost, file_fingerprint
 METADATA = "metadata.json"
 UNIGRAM_COUNTS = "unigram_counts.npy"
 ROWS_AT_ONCE = 4_096
+# What reading JSON raises that is not what this program wrote.
+MALFORMED = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,11 +99,12 @@ def shard_paths(
   Raises:
     NotPreparedError: a shard is missing.
   """
-  count = split_metadata(folder, split, metadata).shards
-  paths = [shard_path(folder, split, number) for number in range(count)]
-  for path in paths:
+  paths: list[AnyPath] = []
+  for number in range(split_metadata(folder, split, metadata).shards):
+    path = shard_path(folder, split, number)
     if not path.is_file():
       raise NotPreparedError(f"{path} does not exist")
+    paths.append(path)
   return paths
 
 
@@ -222,7 +225,7 @@ def load_metadata(folder: AnyPath) -> Metadata:
     }
     found = Metadata(**{**fields, "splits": splits})
     files.check_name("vocabulary_file", found.settings["vocabulary_file"])
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
+  except MALFORMED as error:
     raise ValueError(
       f"{path} is damaged ({type(error).__name__}: {error}): delete {folder} "
       "and prepare again"

@@ -67,7 +67,7 @@ def discard_unfinished(folder: AnyPath, settings: Mapping[str, Any]) -> None:
     name = found["settings"]["vocabulary_file"]
     files.check_name("vocabulary_file", name)
     changed = records.difference(found["settings"], settings)
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
+  except records.MALFORMED as error:
     raise ValueError(
       f"{unfinished} is damaged ({type(error).__name__}: {error}): delete "
       f"{folder} and prepare again"
