@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,7 +21,11 @@ import gin
 
 from raptr_jax.configuration import configure as configuration
 from raptr_jax.configuration.bindings import macros, resolved
-from raptr_jax.configuration.errors import ConfigurationError, sentence
+from raptr_jax.configuration.errors import (
+  ConfigurationError,
+  out_of_memory,
+  sentence,
+)
 from raptr_jax.configuration.flags import check_hosts, parser
 from raptr_jax.configuration.resolved import resolved_lines
 from raptr_jax.tasks import files
@@ -40,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     new(argv[1:])
     return
-  with _exit_codes(as_program):
+  with _exit_codes(as_program, debug="--debug" in argv):
     flags = configure(argv, __doc__ or "")
     modes = {"prepare": _prepare, "plan": _plan}
     modes.get(flags.run_mode, _run)(flags)
@@ -126,12 +131,17 @@ def _config_of_run(overrides: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def _exit_codes(as_program: bool) -> Iterator[None]:
+def _exit_codes(as_program: bool, *, debug: bool) -> Iterator[None]:
   """Turns what a user can mend into one line and exit code 2."""
   try:
     yield
   except (ConfigurationError, FloatingPointError, OSError) as error:
-    print(f"error: {sentence(error)}", file=sys.stderr)
+    _show(error, sentence(error), debug)
+    raise SystemExit(2) from None
+  except (MemoryError, RuntimeError) as error:
+    if (line := out_of_memory(error)) is None:
+      raise
+    _show(error, line, debug)
     raise SystemExit(2) from None
   except KeyboardInterrupt:
     print("interrupted; the same command resumes", file=sys.stderr, flush=True)
@@ -139,6 +149,13 @@ def _exit_codes(as_program: bool) -> Iterator[None]:
       sys.stdout.flush()
       os._exit(130)
     raise SystemExit(130) from None
+
+
+def _show(error: Exception, line: str, debug: bool) -> None:
+  """Prints the line of an error, after its traceback if that is wanted."""
+  if debug:
+    traceback.print_exception(error)
+  print(f"error: {line}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -174,6 +191,7 @@ def _plan(flags: argparse.Namespace) -> None:
 
 def _run(flags: argparse.Namespace) -> None:
   """Trains or evaluates."""
+  from raptr_jax.training.device_memory import check_memory
   from raptr_jax.training.experiment import Experiment
   from raptr_jax.training.host_memory import keep_freed_memory
   from raptr_jax.training.hosts import agree, join
@@ -196,6 +214,7 @@ def _run(flags: argparse.Namespace) -> None:
     if flags.profile_steps:
       with _mendable():
         run = dataclasses.replace(run, profile_steps=flags.profile_steps)
+    check_memory(run)
     try:
       train(
         run,

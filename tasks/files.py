@@ -71,6 +71,24 @@ def path(macro: str, value: str | os.PathLike[str]) -> AnyPath:
   return epath.Path(value)
 
 
+def check_name(setting: str, name: object) -> None:
+  """Raises ValueError unless a name stays in the folder that it is joined to.
+
+  Args:
+    setting: what sets the name, such as MIXTURE_OR_TASK_NAME.
+    name: the name of a file or a folder.
+  """
+  if (
+    not isinstance(name, str)
+    or name in ("", ".", "..")
+    or not set(name).isdisjoint("/\\\0")
+  ):
+    raise ValueError(
+      f"{setting}={name!r} must be a name without slashes, which does not lead "
+      f"out of its folder: correct {setting}"
+    )
+
+
 def is_remote(path: AnyPath) -> bool:
   """Whether a path is at an address, and not on this machine."""
   return "://" in os.fspath(path)
@@ -133,6 +151,7 @@ def replacing(path: AnyPath) -> Iterator[Path]:
       _upload(partial, path)
     return
   partial = Path(path.with_name(f"{path.name}.{os.getpid()}.partial"))
+  partial.unlink(missing_ok=True)  # It may be a link that others have left.
   try:
     yield partial
     with partial.open("rb") as file:
@@ -148,7 +167,11 @@ def _upload(source: Path, path: AnyPath) -> None:
 
 
 def copy_folder(source: AnyPath, target: AnyPath) -> None:
-  """Copies all files of a folder; one of the two is at an address."""
+  """Copies all files of a folder; one of the two is at an address.
+
+  Raises:
+    ValueError: an object's name would lead out of the folder.
+  """
   if is_remote(target):
     system, place = url_to_fs(os.fspath(target))
     found = [p for p in Path(source).rglob("*") if p.is_file()]
@@ -160,6 +183,9 @@ def copy_folder(source: AnyPath, target: AnyPath) -> None:
     system, place = url_to_fs(os.fspath(source))
     found = system.find(place)
     names = [name.removeprefix(f"{place}/") for name in found]
+    for name in names:
+      for part in name.split("/"):
+        check_name(f"the object {place}/{name}", part)
     system.get(found, [str(target / name) for name in names])
 
 

@@ -64,6 +64,7 @@ class TextTask:
   text_share: float = 1.0
 
   def __post_init__(self):
+    files.check_name("MIXTURE_OR_TASK_NAME", self.name)
     if self.extra_ids < 0 or (self.extra_ids and not self.vocabulary_path):
       raise ValueError(
         f"extra_ids={self.extra_ids} must be the number of sentinels to append "

@@ -163,6 +163,81 @@ def failure(capsys, *argv):
   return capsys.readouterr().err
 
 
+def test_debug_shows_the_traceback_above_the_line(tmp_path, capsys):
+  argv = [f"--gin.MODEL_DIR='{tmp_path}'", "--gin.EXECUTION='fast'"]
+  assert "Traceback" not in failure(capsys, *argv)
+  traceback, _, line = failure(capsys, *argv, "--debug").rpartition("error: ")
+  assert traceback.startswith("Traceback")
+  assert line.startswith("EXECUTION = 'fast'")
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    MemoryError("Unable to allocate 1 TiB"),
+    jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: allocating 9 bytes.\n x"),
+    jax.errors.JaxRuntimeError("INTERNAL: Out of memory allocating 9 bytes."),
+  ],
+)
+def test_too_little_memory_names_what_to_change(
+  error, tmp_path, monkeypatch, capsys
+):
+  def fails():
+    raise error
+
+  monkeypatch.setattr(main, "_opened", fails)
+  text = failure(capsys, f"--gin.MODEL_DIR='{tmp_path}'")
+  assert text.startswith("error: out of memory (")
+  assert text.count("\n") == 1
+  for words in ("allocat", "BATCH_SIZE = 32", "NUM_MICROBATCHES = 1",
+                "in place of REMAT = 'none'", "FSDP = 1", "--run_mode=plan",
+                "bert.BertConfig.embed_dim = 128"):  # fmt: skip
+    assert words in text
+
+
+def test_other_failures_of_jax_keep_their_traceback(tmp_path, monkeypatch):
+  def fails():
+    raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+  monkeypatch.setattr(main, "_opened", fails)
+  with pytest.raises(jax.errors.JaxRuntimeError):
+    main.main([LEAF, f"--gin.MODEL_DIR='{tmp_path}'"])
+
+
+@pytest.mark.parametrize("size", ["BATCH_SIZE", "bert.BertConfig.embed_dim"])
+def test_a_run_that_cannot_fit_writes_nothing(
+  size, arguments, trained, tmp_path, capsys
+):
+  argv = [*arguments[1:], f"--gin.MODEL_DIR='{tmp_path / 'run'}'"]
+  text = failure(capsys, *argv, f"--gin.{size}=100000000")
+  assert "cpu has" in text
+  assert f"{size} = 100000000" in text
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  ("text", "place"),
+  [
+    ("TRAIN_STEPS = 5\nBATCH_SIZE = (6,\n", "mine.gin, line 3: "),
+    ("TRAIN_STEPS = 5\nBATCH_SIZE = = 6\n", "mine.gin, line 2: "),
+    ("include 'methods/raptorr.gin'\n", "mine.gin, line 1: "),
+    ("import nonsense\n", "mine.gin, line 1: "),
+  ],
+)
+def test_an_error_in_a_file_names_the_file_and_the_line(text, place, tmp_path):
+  (tmp_path / "mine.gin").write_text(text)
+  argument = f"--gin_file={tmp_path / 'mine.gin'}"
+  assert error_of(argument).startswith(f"{tmp_path / place}")
+
+
+def test_a_refused_folder_is_named_with_its_macro(arguments, capsys):
+  argv = [a for a in arguments[1:] if "DATA_DIR" not in a]
+  text = failure(
+    capsys, *argv, "--gin.DATA_DIR='/proc/data'", "--gin.MODEL_DIR='x'"
+  )
+  assert "set another --gin.DATA_DIR, which is '/proc/data'" in text
+
+
 def test_an_error_in_words_of_python_tells_what_was_read():
   configure("--gin.MODEL_DIR='x'")
   error = TypeError(
@@ -204,7 +279,7 @@ def test_the_help_describes_every_flag_and_exit_code(capsys):
   text = capsys.readouterr().out
   for flag in ("gin_file", "gin.NAME", "gin_search_paths", "dry_run",
                "run_mode", "multihost", "coordinator", "num_processes",
-               "process_id", "join_timeout"):  # fmt: skip
+               "process_id", "join_timeout", "debug"):  # fmt: skip
     assert re.search(rf"\n  --{flag}[^\n]*\n? +[^- ]", text), flag
   for word in (*RUN_MODES, "0", "1", "2", "130", "143"):
     assert re.search(rf"\n  {word} +\w", text), word

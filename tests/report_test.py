@@ -120,7 +120,7 @@ def test_run_from_scratch_starts_an_empty_record(tmp_path):
 def test_damage_before_the_last_line_is_an_error(tmp_path):
   path = tmp_path / run_files.METRICS_FILE
   path.write_text('{"step"\n{"step": 1, "split": "train"}\n')
-  with pytest.raises(ValueError, match=r"metrics\.jsonl:1 is not JSON"):
+  with pytest.raises(OSError, match=r"metrics\.jsonl:1 is not JSON"):
     make_report(tmp_path, 5)
 
 

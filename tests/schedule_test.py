@@ -67,11 +67,11 @@ def test_one_stage_has_no_boundary():
     (dict(path_lengths=(6, 13)), "has 13, expected 1 to num_layers = 12"),
     (dict(path_lengths=(0, 12)), "has 0, expected 1"),
     (dict(path_lengths=()), "empty"),
-    (dict(path_lengths=(6, 8)), "not with the full model's 12 layers"),
+    (dict(path_lengths=(6, 8)), "full model's 12 layers at the end"),
     (dict(stage_steps=(1, 2, 3)), "expected 4 stages that add up to 400"),
     (dict(stage_steps=(100, 100, 100, 99)), "add up to 400"),
     (dict(stage_steps="linear"), "'linear', expected 'equal'"),
-    (dict(total_steps=3), "each must last at least one"),
+    (dict(total_steps=3), "expected at least one in each"),
     (dict(full_model_steps=400), "expected 0 to total_steps - 1 = 399"),
   ],
 )

@@ -23,7 +23,11 @@ from raptr_jax.configuration.bindings import (
   macros,
   used_macros,
 )
-from raptr_jax.configuration.errors import ConfigurationError, sentence
+from raptr_jax.configuration.errors import (
+  ConfigurationError,
+  place,
+  sentence,
+)
 from raptr_jax.configuration.value_types import accepts_text, check_types
 
 DYNAMIC_REGISTRATION = "from __gin__ import dynamic_registration\n"
@@ -159,7 +163,8 @@ def _parse(text: str, *, source: str) -> set[str]:
   try:
     includes, _ = gin.parse_config(text)
   except PARSE_ERRORS as error:
-    raise ConfigurationError(f"{source}: {sentence(error)}") from error
+    where = place(error) or source
+    raise ConfigurationError(f"{where}: {sentence(error)}") from error
   finally:
     logging.disable(logging.NOTSET)
   return {module for file in includes for module in _imported_modules(file)}

@@ -1,6 +1,7 @@
 """The flags of the program, and what `--help` says of them."""
 
 import argparse
+from typing import NoReturn
 
 from raptr_jax.configuration.errors import ConfigurationError
 
@@ -12,7 +13,8 @@ run modes:
   prepare  writes the text as token rows to DATA_DIR; resumes if interrupted
   plan     prints the configuration, and what the run would do and cost; with
            --target also for devices that are not here
-  eval     evaluates the trained model in MODEL_DIR
+  eval     evaluates the trained model in MODEL_DIR, by the code in its
+           config.gin
 
 exit codes:
   0    done
@@ -24,13 +26,20 @@ exit codes:
 """
 
 
+class Parser(argparse.ArgumentParser):
+  """A parser whose errors are told like all others, in one line."""
+
+  def error(self, message: str) -> NoReturn:
+    raise ConfigurationError(f"{message}: see {self.prog} --help.")
+
+
 def parser(description: str) -> argparse.ArgumentParser:
   """The parser of the flags of `raptr`; of --gin.NAME it only has the help.
 
   Args:
     description: what the program does, for `--help`.
   """
-  found = argparse.ArgumentParser(
+  found = Parser(
     prog="raptr",
     description=description,
     epilog=EXIT_CODES,
@@ -58,6 +67,11 @@ def parser(description: str) -> argparse.ArgumentParser:
     help="with --run_mode=plan: compiles the run's programs for devices that"
     " need not be here: h200:1, h100:8, a100:8, v4:2x2x1, v5e:4x4, v5p:2x2x2,"
     " v6e:4x4 or cpu",
+  )
+  found.add_argument(
+    "--debug",
+    action="store_true",
+    help="show the traceback of an error that is otherwise one line",
   )
   found.add_argument(
     "--workers",
@@ -101,7 +115,9 @@ def _add_gin(found: argparse.ArgumentParser) -> None:
     action="append",
     metavar="FILE",
     help="a configuration; may be repeated, and later files override earlier"
-    " ones. Without it, MODEL_DIR/config.gin is read.",
+    " ones. Without it, MODEL_DIR/config.gin is read. A gin file is code: it"
+    " can import and call anything, so read those of others before you run"
+    " them",
   )
   found.add_argument(
     "--gin.NAME",

@@ -56,15 +56,15 @@ class PreparedDataset(TextDataset):
       folder / task.vocabulary_file, metadata.vocabulary_fingerprint
     )
     vocabulary = task.prepared_vocabulary(folder)
-    num_rows = metadata.splits[self.split].rows
-    self._check_size(task, num_rows)
+    sizes = records.split_metadata(folder, self.split, metadata)
+    self._check_size(task, sizes.rows)
     paths = records.shard_paths(folder, self.split, metadata)
     return _Examples(
       order=order,
-      num_rows=num_rows,
+      num_rows=sizes.rows,
       unigram_counts=records.load_counts(folder / records.UNIGRAM_COUNTS),
       corrupt=task.objective.corruption(vocabulary, self.feature_lengths),
-      rows=_Rows(paths, num_rows),
+      rows=_Rows(paths, sizes.rows),
     )
 
   def _check_size(self, task: TextTask, num_rows: int) -> None:

@@ -114,7 +114,8 @@ def stage_schedule(
     exponent = stage_exponent(path_lengths, mean_length, flop_factor)
     solved_for["stage exponent"] = exponent
     steps = power_stages(exponent, len(path_lengths), staged_steps)
-  stages = _stages(path_lengths, steps)
+  _check_stage_steps(steps, total_steps)
+  stages = [Stage(float(p), n) for p, n in zip(path_lengths, steps)]
   if full_model_steps:
     stages.insert(0, Stage(float(num_layers), full_model_steps))
   return StageSchedule(num_layers, tuple(stages), solved_for)
@@ -130,14 +131,14 @@ def _check_path_lengths(
   for length in path_lengths:
     if not 1 <= length <= num_layers:
       raise ValueError(
-        f"schedule.stage_schedule.path_lengths has {length}, expected 1 to"
-        f" num_layers = {num_layers}."
+        f"schedule.stage_schedule.path_lengths = {tuple(path_lengths)} has"
+        f" {length}, expected 1 to num_layers = {num_layers}."
       )
   if ends_with_full_model and path_lengths[-1] != num_layers:
     raise ValueError(
-      f"schedule.stage_schedule.path_lengths ends with {path_lengths[-1]}, not"
-      f" with the full model's {num_layers} layers: add a last stage, or set"
-      " schedule.stage_schedule.ends_with_full_model = False."
+      f"schedule.stage_schedule.path_lengths = {tuple(path_lengths)}, expected"
+      f" the full model's {num_layers} layers at the end: add a last stage, or"
+      " set schedule.stage_schedule.ends_with_full_model = False."
     )
 
 
@@ -154,10 +155,10 @@ def _check_full_model_steps(full_model_steps: int, total_steps: int) -> None:
     )
 
 
-def _stages(path_lengths: Sequence[float], steps: Sequence[int]) -> list[Stage]:
+def _check_stage_steps(steps: Sequence[int], total_steps: int) -> None:
   if min(steps) < 1:
     raise ValueError(
-      f"Stages of {steps} steps: each must last at least one. Set a larger"
-      " TRAIN_STEPS, fewer path lengths or another FLOP_FACTOR."
+      f"schedule.stage_schedule.total_steps = {total_steps} (TRAIN_STEPS) makes"
+      f" stages of {steps} steps, expected at least one in each: set a larger"
+      " TRAIN_STEPS, fewer PATH_LENGTHS or another FLOP_FACTOR."
     )
-  return [Stage(float(p), n) for p, n in zip(path_lengths, steps)]

@@ -32,6 +32,8 @@ class ComputeConfig:
   remat: str = "full"
 
   def __post_init__(self) -> None:
+    _check_sizes(self)
+    _check_rates(self)
     check_choices(
       self,
       attention_kernel=KERNELS,
@@ -58,12 +60,37 @@ class ComputeConfig:
     return self.dropout_rate > 0 or self.attention_dropout > 0
 
 
+def _check_sizes(config: ComputeConfig) -> None:
+  """Raises ValueError if one of the integers, which are all sizes, is below 1."""
+  for field in dataclasses.fields(config):
+    size = getattr(config, field.name)
+    if field.type in (int, int | None) and size is not None and size < 1:
+      raise ValueError(
+        f"{_binding(config, field.name)} = {size}, expected at least 1."
+      )
+
+
+def _check_rates(config: ComputeConfig) -> None:
+  """Raises ValueError if a rate of dropout is no probability below 1."""
+  for name in ("dropout_rate", "attention_dropout_rate"):
+    rate = getattr(config, name)
+    if rate is not None and not 0 <= rate < 1:
+      raise ValueError(
+        f"{_binding(config, name)} = {rate}, expected at least 0 and below 1."
+      )
+
+
 def check_choices(config: object, **choices: tuple[str | None, ...]) -> None:
   """Raises ValueError if a field has a value that is not among its choices."""
-  module = type(config).__module__.rpartition(".")[2]
   for name, allowed in choices.items():
     if getattr(config, name) not in allowed:
       raise ValueError(
-        f"{module}.{type(config).__name__}.{name} = {getattr(config, name)!r},"
-        f" expected one of {allowed}."
+        f"{_binding(config, name)} = {getattr(config, name)!r}, expected one of"
+        f" {allowed}."
       )
+
+
+def _binding(config: object, name: str) -> str:
+  """What sets a field, as gin files write it."""
+  module = type(config).__module__.rpartition(".")[2]
+  return f"{module}.{type(config).__name__}.{name}"

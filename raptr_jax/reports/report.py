@@ -52,8 +52,8 @@ class RunReport(contextlib.AbstractContextManager):
       predict the time left; None takes all steps to be equally long.
 
   Raises:
-    ValueError: `path_lengths` has the wrong shape, or the record of an
-      earlier process is damaged before its last line.
+    OSError: the record of an earlier process is damaged before its last line.
+    ValueError: `path_lengths` has the wrong shape.
   """
 
   def __init__(

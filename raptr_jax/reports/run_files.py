@@ -44,18 +44,20 @@ def read_metrics(model_dir: str | os.PathLike[str]) -> list[Entry]:
   ignored.
 
   Raises:
-    ValueError: another line is not JSON.
+    OSError: another line is not JSON.
   """
   path = files.path("MODEL_DIR", model_dir) / METRICS_FILE
-  lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+  lines = path.read_bytes().splitlines() if path.exists() else []
   entries = []
   for number, line in enumerate(lines, start=1):
     try:
       entries.append(json.loads(line))
-    except json.JSONDecodeError as error:
+    except (RecursionError, ValueError) as error:
       if number < len(lines):
-        raise ValueError(
-          f"{path}:{number} is not JSON, expected one entry per line: {line!r}"
+        raise OSError(
+          f"{path}:{number} is not JSON, expected one entry per line:"
+          f" {line[:60]!r}. Put back what was there, or delete the file: the"
+          " run goes on without its earlier entries."
         ) from error
   return entries
 

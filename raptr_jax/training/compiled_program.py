@@ -110,9 +110,9 @@ def compile_step(experiment: Experiment, draws: Draws) -> CompiledStep:
   placed = abstract_draws(draws, experiment.partitioner.replicated)
   lowered = setup.jitted_step(experiment, state).lower(state, batch, placed)
   needs = Memory(
-    params=_bytes_on_a_device(state.params),
-    opt_state=_bytes_on_a_device(state.opt_state),
-    batch=_bytes_on_a_device((batch, placed)),
+    params=bytes_on_a_device(state.params),
+    opt_state=bytes_on_a_device(state.opt_state),
+    batch=bytes_on_a_device((batch, placed)),
     temporary=0,
   )
   device = experiment.partitioner.mesh.devices.flat[0]
@@ -135,7 +135,7 @@ def compile_step(experiment: Experiment, draws: Draws) -> CompiledStep:
   )
 
 
-def _bytes_on_a_device(tree: PyTree) -> int:
+def bytes_on_a_device(tree: PyTree) -> int:
   """Bytes that arrays of these shapes and placements take on each device."""
   return sum(
     x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape))

@@ -128,6 +128,7 @@ class Experiment:
           f"Experiment.{name} = {getattr(self, name)}, expected at least 1: set"
           f" --gin.{binding}."
         )
+    self._check_lengths()
     if self.boundaries and self.boundaries[-1] >= self.total_steps:
       raise ValueError(
         f"The last stage begins at step {self.boundaries[-1]}, but the"
@@ -203,6 +204,18 @@ class Experiment:
         f" {sorted(self.model.stacks)}: set one for each, or one for all."
       )
     return {name: part[name] for name in self.model.stacks}
+
+  def _check_lengths(self) -> None:
+    """Raises a ValueError if features are longer than the model can read."""
+    config = getattr(self.model, "config", None)
+    limit: int | None = getattr(config, "max_length", None)
+    for name, spec in self.train_dataset.batch_spec().items():
+      if limit is not None and spec.shape[1] > limit:
+        raise ValueError(
+          f"TASK_FEATURE_LENGTHS gives {name} a length of {spec.shape[1]},"
+          f" expected at most {type(config).__name__}.max_length = {limit}: set"
+          " one or the other."
+        )
 
   def _check_trackers(self) -> None:
     """Raises a ValueError unless there are several, each of another kind."""

@@ -18,7 +18,7 @@ def linear(
   """Linear warm-up to `peak`, then linear decay to 0 at `total_steps`."""
   _check_warmup("linear", warmup_steps, total_steps)
   decay = optax.linear_schedule(peak, 0.0, total_steps - warmup_steps)
-  return _after_warmup(decay, peak, warmup_steps)
+  return _after_warmup("linear", decay, peak, warmup_steps)
 
 
 def cosine(
@@ -42,7 +42,7 @@ def cosine(
   _check_warmup("cosine", warmup_steps, total_steps)
   decay_steps = total_steps - warmup_steps
   decay = optax.cosine_decay_schedule(peak, decay_steps, final_share)
-  return _after_warmup(decay, peak, warmup_steps)
+  return _after_warmup("cosine", decay, peak, warmup_steps)
 
 
 def inverse_square_root(*, peak: float, warmup_steps: int) -> optax.Schedule:
@@ -51,6 +51,7 @@ def inverse_square_root(*, peak: float, warmup_steps: int) -> optax.Schedule:
   T5 (arXiv 1910.10683, section 3.1.2) keeps `peak` in the steps in which we
   warm up; then the rates agree.
   """
+  _check_peak("inverse_square_root", peak)
 
   def rate(step: Step) -> Float[Array, ""]:
     share = (step + 1) / (warmup_steps + 1)
@@ -61,7 +62,8 @@ def inverse_square_root(*, peak: float, warmup_steps: int) -> optax.Schedule:
 
 def constant(*, peak: float, warmup_steps: int) -> optax.Schedule:
   """Linear warm-up to `peak`, then constant."""
-  return _after_warmup(optax.constant_schedule(peak), peak, warmup_steps)
+  schedule = optax.constant_schedule(peak)
+  return _after_warmup("constant", schedule, peak, warmup_steps)
 
 
 def constant_then_decay(
@@ -149,13 +151,22 @@ def _stable_then_decay(
 
 
 def _after_warmup(
-  schedule: optax.Schedule, peak: float, warmup_steps: int
+  name: str, schedule: optax.Schedule, peak: float, warmup_steps: int
 ) -> optax.Schedule:
+  _check_peak(name, peak)
+
   # Step 0 already learns: at a rate of 0, its FLOPs would be wasted.
   def warmup(step: Step) -> Float[Array, ""]:
     return peak * jnp.minimum(1, (step + 1) / (warmup_steps + 1))
 
   return optax.join_schedules([warmup, schedule], [warmup_steps])
+
+
+def _check_peak(name: str, peak: float) -> None:
+  if not 0 <= peak < float("inf"):
+    raise ValueError(
+      f"{name}.peak = {peak}, expected 0 or more: set --gin.LEARNING_RATE."
+    )
 
 
 def _check_warmup(name: str, warmup_steps: int, end: int) -> None:

@@ -65,9 +65,7 @@ def _difference(
   return ""
 
 
-def _flags(
-  scene: Scene, folder: Path, log: Path, steps: int
-) -> list[str]:
+def _flags(scene: Scene, folder: Path, log: Path, steps: int) -> list[str]:
   return [
     *scene.program.flags(
       "bert",

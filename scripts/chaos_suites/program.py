@@ -1,6 +1,7 @@
 """Starts the real program, on runs of seconds."""
 
 import contextlib
+import functools
 import os
 import random
 import subprocess
@@ -46,7 +47,11 @@ _BINDINGS = {
   },
 }
 RUNS = tuple(_FILES)
-SYLLABLES = [f"{a}{b}" for a in "bdfgklmnprst" for b in "aeiou"]
+TEXT = (
+  "the of and to in he was that it his her you with had for she as not at but"
+  " be on they have him which said me so all my this from were when would there"
+  " been one could out no an if what who them more up than do like man then by"
+)
 
 
 class Program:
@@ -60,7 +65,11 @@ class Program:
     self.folder = folder
     self._text = folder / "text"
     self._text.mkdir(parents=True, exist_ok=True)
-    text = "\n\n".join(_documents(random.Random(0)))
+    words = random.Random(0)
+    documents = [
+      " ".join(words.choices(TEXT.split(), k=60)) for _ in range(400)
+    ]
+    text = "\n\n".join(documents)
     (self._text / "words.txt").write_text(text, encoding="utf-8")
 
   def flags(self, run: str, model_dir: Path, **bindings: str) -> list[str]:
@@ -88,6 +97,28 @@ class Program:
       *(f"--gin_file={file}" for file in files),
       *(f"--gin.{name}={value}" for name, value in values.items()),
     ]
+
+  @functools.cached_property
+  def prepared(self) -> Path:
+    """A DATA_DIR with the data of the run "bert"."""
+    folder = self.folder / "data" / "bert"
+    flags = self.flags("bert", self.folder / "unused")
+    self._finish([*flags, "--run_mode=prepare"])
+    return folder
+
+  @functools.cached_property
+  def finished(self) -> Path:
+    """The MODEL_DIR of a run "bert" that is complete; its data is prepared."""
+    folder = self.folder / "finished"
+    _ = self.prepared
+    self._finish(self.flags("bert", folder))
+    return folder
+
+  def _finish(self, flags: Sequence[str]) -> None:
+    """Runs the program, which must succeed."""
+    ended = self.run(flags)
+    if ended.returncode:
+      raise RuntimeError(ended.stderr)
 
   @contextlib.contextmanager
   def started(
@@ -120,10 +151,3 @@ class Program:
       out, err = process.communicate(timeout=SECONDS)
       code = process.returncode
       return subprocess.CompletedProcess(process.args, code, out, err)
-
-
-def _documents(chance: random.Random) -> Iterator[str]:
-  """400 documents of 60 words, of a language of 200."""
-  words = ["".join(chance.choices(SYLLABLES, k=1 + i % 3)) for i in range(200)]
-  for _ in range(400):
-    yield " ".join(chance.choices(words, k=60))

@@ -2,9 +2,13 @@
 
 import dataclasses
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from chaos_suites.program import Program
+
+Case = TypeVar("Case")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,3 +39,9 @@ class Scene:
   folder: Path
   trials: int
   random: random.Random
+
+  def chosen(self, cases: Sequence[Case]) -> Sequence[Case]:
+    """All of a fixed list, or as many of it as there are trials, at random."""
+    if self.trials >= len(cases):
+      return cases
+    return self.random.sample(cases, self.trials)

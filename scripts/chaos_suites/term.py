@@ -64,9 +64,7 @@ def _one(
   return ended_alike(scene.program.run(flags), unbroken, folder)
 
 
-def _two(
-  scene: Scene, folder: Path, number: signal.Signals, after: int
-) -> str:
+def _two(scene: Scene, folder: Path, number: signal.Signals, after: int) -> str:
   """A signal to one of two processes of a device each: both save."""
   with socket.socket() as probe:
     probe.bind(("localhost", 0))

@@ -13,6 +13,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -54,12 +55,20 @@ def tally_path(folder: AnyPath, part: int) -> AnyPath:
 
 
 def load_tally(folder: AnyPath, part: int) -> Tally:
-  """The tally of a part that is done."""
-  with (
-    tally_path(folder, part).open("rb") as file,
-    np.load(file) as found,
-  ):
-    return Tally(found["sizes"], found["counts"])
+  """The tally of a part that is done.
+
+  Raises:
+    OSError: it is damaged.
+  """
+  path = tally_path(folder, part)
+  try:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+      return Tally(found["sizes"], found["counts"])
+  except (EOFError, KeyError, TypeError, ValueError, BadZipFile) as error:
+    raise OSError(
+      f"{path} is damaged: delete it, and start the same command again, which "
+      "writes it anew"
+    ) from error
 
 
 def write_parts(

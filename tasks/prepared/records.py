@@ -24,6 +24,8 @@ from raptr_jax.tasks.text.vocabulary import AtMost, file_fingerprint
 METADATA = "metadata.json"
 UNIGRAM_COUNTS = "unigram_counts.npy"
 ROWS_AT_ONCE = 4_096
+# What reading JSON raises that is not what this program wrote.
+MALFORMED = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,22 @@ def shard_path(folder: AnyPath, split: str, number: int) -> AnyPath:
   return folder / f"{split}-{number:05}.array_record"
 
 
+def split_metadata(
+  folder: AnyPath, split: str, metadata: Metadata
+) -> SplitMetadata:
+  """The sizes of a split of a folder with this metadata.
+
+  Raises:
+    ValueError: it has no such split.
+  """
+  if split not in metadata.splits:
+    raise ValueError(
+      f"{folder / METADATA} has the splits {sorted(metadata.splits)}, expected "
+      f"{split!r}, too: delete {folder} and prepare again"
+    )
+  return metadata.splits[split]
+
+
 def shard_paths(
   folder: AnyPath, split: str, metadata: Metadata
 ) -> list[AnyPath]:
@@ -81,11 +99,12 @@ def shard_paths(
   Raises:
     NotPreparedError: a shard is missing.
   """
-  count = metadata.splits[split].shards
-  paths = [shard_path(folder, split, number) for number in range(count)]
-  for path in paths:
+  paths: list[AnyPath] = []
+  for number in range(split_metadata(folder, split, metadata).shards):
+    path = shard_path(folder, split, number)
     if not path.is_file():
       raise NotPreparedError(f"{path} does not exist")
+    paths.append(path)
   return paths
 
 
@@ -178,8 +197,13 @@ def write_counts(path: AnyPath, counts: np.ndarray) -> None:
 
 def load_counts(path: AnyPath) -> np.ndarray:
   """Reads token counts, int64[V]."""
-  with path.open("rb") as file:
-    counts: np.ndarray = np.load(file)
+  try:
+    with path.open("rb") as file:
+      counts: np.ndarray = np.load(file, allow_pickle=False)
+  except (EOFError, ValueError) as error:
+    raise ValueError(
+      f"{path} holds no token counts: delete {path.parent} and prepare again"
+    ) from error
   return counts
 
 
@@ -188,22 +212,30 @@ def load_metadata(folder: AnyPath) -> Metadata:
 
   Raises:
     NotPreparedError: the folder is not prepared.
-    ValueError: another version of this program prepared it.
+    ValueError: another version of this program prepared it, or it is damaged.
   """
   path = folder / METADATA
   if not path.is_file():
     raise NotPreparedError(f"{path} does not exist")
-  fields = json.loads(path.read_text(encoding="utf-8"))
-  version = fields["settings"].get("version")
+  try:
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    version = fields["settings"].get("version")
+    splits = {
+      name: SplitMetadata(**sizes) for name, sizes in fields["splits"].items()
+    }
+    found = Metadata(**{**fields, "splits": splits})
+    files.check_name("vocabulary_file", found.settings["vocabulary_file"])
+  except MALFORMED as error:
+    raise ValueError(
+      f"{path} is damaged ({type(error).__name__}: {error}): delete {folder} "
+      "and prepare again"
+    ) from error
   if version != ROWS_VERSION:
     raise ValueError(
       f"{path} has version {version}, but this program reads version "
       f"{ROWS_VERSION}: delete {folder} and prepare again"
     )
-  splits = {
-    name: SplitMetadata(**sizes) for name, sizes in fields["splits"].items()
-  }
-  return Metadata(**{**fields, "splits": splits})
+  return found
 
 
 def fitted_vocabulary_size(*, name: str, data_dir: str, at_most: int) -> int:

@@ -55,13 +55,24 @@ def discard_unfinished(folder: AnyPath, settings: Mapping[str, Any]) -> None:
   """Removes what a preparation with other settings has left unfinished.
 
   A folder with metadata, or without a note of what it holds, is left alone.
+
+  Raises:
+    ValueError: the note is damaged.
   """
   unfinished = folder / UNFINISHED
   if (folder / records.METADATA).is_file() or not unfinished.is_file():
     return
-  found = json.loads(unfinished.read_text(encoding="utf-8"))
-  changed = records.difference(found["settings"], settings)
-  vocabulary = folder / found["settings"]["vocabulary_file"]
+  try:
+    found = json.loads(unfinished.read_text(encoding="utf-8"))
+    name = found["settings"]["vocabulary_file"]
+    files.check_name("vocabulary_file", name)
+    changed = records.difference(found["settings"], settings)
+  except records.MALFORMED as error:
+    raise ValueError(
+      f"{unfinished} is damaged ({type(error).__name__}: {error}): delete "
+      f"{folder} and prepare again"
+    ) from error
+  vocabulary = folder / name
   if not changed and (
     not vocabulary.is_file()
     or file_fingerprint(vocabulary) != found["vocabulary_fingerprint"]

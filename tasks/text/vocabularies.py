@@ -71,6 +71,11 @@ class SentencePieceVocabulary(Vocabulary):
     try:
       return sentencepiece.SentencePieceProcessor(model_proto=model)
     except RuntimeError as error:
+      if not self.extra_ids:
+        raise ValueError(
+          f"VOCABULARY_PATH={self.path!r} is no SentencePiece model: set "
+          "--gin.VOCABULARY_PATH to one, or None to train one"
+        ) from error
       raise ValueError(
         f"extra_ids={self.extra_ids} cannot be appended to {self.path} "
         f"({error}): set --gin.task.TextTask.extra_ids=0 for a vocabulary that "
@@ -181,7 +186,13 @@ class WordPieceVocabulary(Vocabulary):
   @functools.cached_property
   def _ids(self) -> dict[str, int]:
     # Not `splitlines`: a token may be a Unicode line separator.
-    text = self.file.read_text(encoding="utf-8")
+    try:
+      text = self.file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+      raise ValueError(
+        f"VOCABULARY_PATH={self.path!r} is not text in UTF-8 ({error.reason}): "
+        "set --gin.VOCABULARY_PATH to a BERT vocab.txt"
+      ) from error
     lines = [token.rstrip() for token in text.removesuffix("\n").split("\n")]
     ids = {token: number for number, token in enumerate(lines)}
     if len(ids) != len(lines):
