@@ -50,7 +50,7 @@ SUITES = {
     100, "a damaged checkpoint is noticed, and an earlier one taken"
   ),
   "align": Suite(
-    30, "a folder goes on only as the run that it is, or is left as it was"
+    44, "a folder goes on only as the run that it is, or is left as it was"
   ),
   "data": Suite(
     3, "no example twice, none skipped: 5 kills; 1, 2, 4 processes"

@@ -247,16 +247,67 @@ def test_a_model_with_fewer_ids_than_the_text_is_refused(tmp_path):
     train(make_experiment(tmp_path, model=model))
 
 
-def test_a_complete_run_says_which_changes_have_no_effect(tmp_path, capsys):
+def test_a_run_goes_on_only_as_the_same_run(tmp_path, capsys):
   experiment = make_experiment(tmp_path, total_steps=3)
-  train(experiment, "LEARNING_RATE = 1\n")
+  before = "COMPILATION_CACHE_DIR = 'a'\nLEARNING_RATE = 1\n"
+  train(experiment, before)
+  rows = (tmp_path / "metrics.jsonl").read_bytes()
+  with pytest.raises(
+    FileExistsError, match="LEARNING_RATE = 1 there, 2 here.*accept_changes"
+  ):
+    train(experiment, before.replace("1", "2"))
   capsys.readouterr()
-  train(experiment, "LEARNING_RATE = 1\n")
-  assert "no effect" not in capsys.readouterr().out
-  train(experiment, "LEARNING_RATE = 2\n")
+  train(experiment, before.replace("'a'", "'b'"))  # Changes no step.
   out = capsys.readouterr().out
   assert "no effect; set another MODEL_DIR" in out
-  assert "+LEARNING_RATE = 2" in out
+  assert "+COMPILATION_CACHE_DIR = 'b'" in out
+  assert (tmp_path / "config.gin").read_text() == before
+  assert (tmp_path / "metrics.jsonl").read_bytes() == rows
+
+
+@pytest.mark.parametrize(
+  ("changed", "told"),
+  [
+    ({"random_seed": 1}, "RANDOM_SEED = 0 there, 1 here"),
+    ({"policy": policies.full(num_layers=LAYERS)}, "the layers drawn"),
+    ({"train_dataset": ToyDataset(batch_size=16)}, "BATCH_SIZE = 8 there, 16"),
+    ({"model": make_model(num_heads=1)}, "the parts of the model"),
+  ],
+)
+def test_what_has_changed_is_named_without_a_configuration(
+  unbroken, tmp_path, changed, told
+):
+  shutil.copytree(unbroken.model_dir, tmp_path / "run")
+  before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+  with pytest.raises(FileExistsError, match=told):
+    train(make_experiment(tmp_path / "run", **changed))
+  assert before == {
+    p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()
+  }
+
+
+def test_a_changed_run_goes_on_in_parts(unbroken, tmp_path):
+  folder = tmp_path / "run"
+  shutil.copytree(unbroken.model_dir, folder)
+  shutil.rmtree(folder / "checkpoints" / "12")
+  (folder / "summary.json").unlink()
+  changed = make_experiment(
+    folder, policy=policies.full(num_layers=LAYERS), random_seed=5
+  )
+  summary = train(changed, accept_changes=True)
+  first, second = summary["parts"]
+  assert (first["random_seed"], second["random_seed"]) == (0, 5)
+  start = second["first_step"]
+  assert (first["steps"], second["steps"]) == (start, 12 - start)
+  assert any("RANDOM_SEED" in change for change in second["changes"])
+  # Of each part the FLOPs of its own draws.
+  assert second["flops"]["layers"] == second["flops"]["dense_layers"]
+  assert first["flops"]["layers"] < first["flops"]["dense_layers"]
+  last = entries(folder, "train")[-1]
+  assert summary["flops_spent"] == pytest.approx(last["flops"])
+  assert summary["flops_spent"] == pytest.approx(
+    first["flops"]["spent"] + second["flops"]["spent"]
+  )
 
 
 def make_stacking(model_dir, **overrides):
@@ -441,8 +492,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path):
         batch["target_weights"][:] = np.nan
       return batch
 
-  with pytest.raises(FloatingPointError, match="LEARNING_RATE"):
-    train(make_experiment(tmp_path, train_dataset=Broken()))
+  experiment = make_experiment(
+    tmp_path, train_dataset=Broken(), max_skipped_steps=2
+  )
+  with pytest.raises(FloatingPointError, match="2 steps in a row.*LEARNING_RA"):
+    train(experiment)
   with Checkpointer(period=5).open(tmp_path) as checkpoints:
     assert checkpoints.latest_step() is None
 
@@ -469,9 +523,10 @@ def test_a_gradient_that_is_not_finite_is_not_saved_either(tmp_path):
     tmp_path,
     model=Diverging(make_model().config),
     checkpointer=checkpointer,
+    max_skipped_steps=1,
     execution="cond",  # One program.
   )
-  with pytest.raises(FloatingPointError, match="grad_norm is not finite"):
+  with pytest.raises(FloatingPointError, match="1 steps in a row"):
     train(experiment)
   with checkpointer.open(tmp_path) as checkpoints:
     assert checkpoints.latest_step() is None

@@ -1,6 +1,7 @@
 """Kills, and other numbers of processes: what is read stays the same."""
 
 import contextlib
+import functools
 import json
 import socket
 from collections.abc import Iterator
@@ -35,11 +36,15 @@ def outcomes(scene: Scene) -> Iterator[Outcome]:
           scene.program,
           _flags(scene, folder, log, STEPS),
           folder,
-          lambda folder, count=count: count_rows(folder) >= count,
+          functools.partial(_has_rows, count),
           scene.random,
         )
       _run(scene, folder, log, STEPS)
     yield Outcome(name, _difference(unbroken, examples(log)))
+
+
+def _has_rows(count: int, folder: Path) -> bool:
+  return count_rows(folder) >= count
 
 
 def examples(log: Path) -> dict[int, list[set[str]]]:
