@@ -10,8 +10,9 @@ the first step of a stage that begins at boundary b is reported as b + 1.
 Fields of training entries: `loss`, `accuracy`, `grad_norm`, `path_length`,
 `tokens_per_second`, `padding` (share of positions without text), `step_seconds`
 and `mfu` (None if the device's peak is unknown) cover the steps since the
-previous entry; `learning_rate` and `stage` are those of the last step; `flops`
-and `tokens` count from the run's start. Padding is not counted as tokens.
+previous entry; `learning_rate` and `stage` are those of the last step; `flops`,
+`tokens` and `skipped_steps` (that changed nothing, since loss or gradient was
+not finite) count from the run's start. Padding is not counted as tokens.
 """
 
 import contextlib

@@ -14,6 +14,9 @@ Each line of `metrics.jsonl` is an entry: see `report.py`. Fields of
   solved_for: numbers that a FLOP factor determined, by name
   flops_spent: of the whole run, embeddings and head included
   loss_by_example_kind: held-out losses by kind of example; may be empty
+  skipped_steps: that changed nothing, since loss or gradient was not finite
+  parts: steps, changes, draws and FLOPs of each part of a run that went on with
+    another configuration; missing if there is one part
 """
 
 import dataclasses
