@@ -411,7 +411,7 @@ def test_from_a_folder_of_text_to_a_summary(arguments, trained, capsys):
 def test_a_run_that_a_signal_stopped_ends_with_its_code(
   number, code, arguments, trained, tmp_path, monkeypatch
 ):
-  def stopped(*_):
+  def stopped(*_, **__):
     raise Stopped(3, number)
 
   monkeypatch.setattr(loop, "train", stopped)
@@ -423,7 +423,7 @@ def test_a_run_that_a_signal_stopped_ends_with_its_code(
 def test_a_second_interrupt_ends(
   arguments, trained, tmp_path, monkeypatch, capsys
 ):
-  def interrupted(*_):
+  def interrupted(*_, **__):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(loop, "train", interrupted)

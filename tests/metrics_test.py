@@ -6,9 +6,9 @@ from raptr_jax.training import metrics
 from raptr_jax.training.metrics import IntervalMeter, Stopwatch, unigram_loss
 
 
-def step_metrics(loss, weight):
+def step_metrics(loss, weight, skipped=False):
   values = {"loss": loss, "accuracy": weight / 2, "weight": weight}
-  values |= {"grad_norm": 2.0, "tokens": 9}
+  values |= {"grad_norm": 2.0, "tokens": 9, "skipped": skipped}
   return {k: jnp.asarray(v) for k, v in values.items()}
 
 
@@ -18,8 +18,22 @@ def test_means_are_weighted_by_targets_and_steps():
   meter.add(step_metrics(3.0, 7.0), 8)
   assert meter.close() == {
     "loss": 1.0, "accuracy": 0.5, "grad_norm": 2.0, "path_length": 6.0,
-    "steps": 2, "tokens": 18.0,
+    "steps": 2, "tokens": 18.0, "skipped": 0.0,
   }  # fmt: skip
+
+
+def test_skipped_steps_are_counted_and_left_out_of_means():
+  meter = IntervalMeter({}, skipped_in_a_row=1)
+  skipped = step_metrics(0.0, 0.0, skipped=True) | {"grad_norm": jnp.zeros(())}
+  meter.add(skipped, 4)
+  meter.add(step_metrics(6.0, 2.0), 4)
+  meter.add(skipped, 4)
+  assert meter.sums()["skipped"] == 2
+  assert (meter.most_in_a_row, meter.skipped_in_a_row) == (2, 1)
+  found = meter.close()
+  assert (found["loss"], found["grad_norm"], found["skipped"]) == (3, 2, 2)
+  meter.add(skipped, 4)
+  assert np.isnan(meter.close()["loss"])
 
 
 def test_an_interval_goes_on_from_saved_sums():

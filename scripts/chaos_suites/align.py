@@ -18,7 +18,10 @@ REFUSED: tuple[tuple[dict[str, str], tuple[str, ...]], ...] = (
   ({"NUM_LAYERS": "5"}, ("NUM_LAYERS = 4 there, 5 here",)),
   ({"PATH_LENGTHS": "(1, 3, 4)"}, ("PATH_LENGTHS = (2, 3, 4) there",)),
   ({"PATH_SAMPLER": "'exact'"}, ("PATH_SAMPLER", "'exact' here")),
-  ({"POLICY": "@policies.full()"}, ("POLICY", "@policies.full() here")),
+  (
+    {"POLICY": "@policies.full()", "policies__full__num_layers": "4"},
+    ("POLICY = @policies.raptr() there, @policies.full() here",),
+  ),
   ({"OPTIMIZER": "@optim.adafactor()"}, ("OPTIMIZER", "@optim.adafactor()")),
   ({"optim__adamw__b2": "0.9"}, ("optim.adamw.b2 = 0.999 there, 0.9 here",)),
   ({"DROPOUT_RATE": "0.5"}, ("DROPOUT_RATE = 0.0 there, 0.5 here",)),

@@ -78,6 +78,7 @@ def _flags(scene: Scene, folder: Path, log: Path, steps: int) -> list[str]:
       TRAIN_STEPS=str(steps),
       # So that more steps leave those done as they were.
       POLICY="@policies.full()",
+      policies__full__num_layers="4",
       LEARNING_RATE_SCHEDULE="@learning_rates.constant()",
       troubled__TroubledDataset__log=repr(str(log)),
     ),

@@ -142,6 +142,9 @@ class Program:
       with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, 9)
       process.wait()
+      for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+          pipe.close()
 
   def run(
     self, flags: Sequence[str], **environment: str
