@@ -235,7 +235,7 @@ def test_another_model_in_the_folder_is_told_and_left(unbroken):
     unbroken.model_dir, total_steps=13, model=make_model(embed_dim=24)
   )
   with pytest.raises(
-    FileExistsError, match="has a checkpoint of another model"
+    FileExistsError, match="another run: the parts of the model"
   ):
     train(wider)
   assert json.loads((Path(unbroken.model_dir) / "summary.json").read_text())
