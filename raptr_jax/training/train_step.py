@@ -84,8 +84,7 @@ def train_step(
   )
   params = optax.apply_updates(state.params, updates)
   metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
-  # A loss that is not finite has such a gradient. With a test of the loss, too,
-  # eight devices of a CPU waited for one another forever, in different sums.
+  # A loss that is not finite has such a gradient, too.
   is_finite = jnp.isfinite(metrics["grad_norm"])
   new_state = _state_if(
     is_finite, TrainState(state.step + 1, params, opt_state), state
