@@ -270,7 +270,10 @@ def test_held_out_text_is_evaluated_on_the_same_rows_in_every_run(data, way):
   argv += {
     "bert_kjv": [],
     "bert_text": ["--gin.TEXT_DIR='books'"],
-    "bert_wikipedia_books": ["--gin.VOCABULARY_PATH='vocab.txt'"],
+    "bert_wikipedia_books": [
+      "--gin.VOCABULARY_PATH='vocab.txt'",
+      "--gin.bert.BertConfig.max_length=512",
+    ],
   }[data]
   main.configure(argv, "")
   run = gin.get_configurable(experiment.Experiment)()
