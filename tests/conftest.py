@@ -23,11 +23,6 @@ os.environ["XLA_FLAGS"] = " ".join(
 if importlib.metadata.version("jaxlib").startswith("0.10."):
   # Fusions take most of a compilation. Newer versions end at the unknown flag.
   os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
-  # Otherwise devices may reach independent sums of a step in different orders,
-  # and wait for one another forever.
-  os.environ["XLA_FLAGS"] += (
-    " --xla_cpu_enable_concurrency_optimized_scheduler=false"
-  )
 # Programs that tests have in common are compiled once, for all processes of
 # a run: the first one makes the folder, and the others inherit its name.
 if "PYTEST_XDIST_WORKER" not in os.environ:

@@ -264,7 +264,9 @@ def test_a_refused_restart_leaves_the_record_alone(tmp_path):
   other = make_experiment(
     tmp_path, trackers=(double,), model=make_model(embed_dim=24)
   )
-  with pytest.raises(FileExistsError, match="another model"):
+  with pytest.raises(
+    FileExistsError, match="another run: the parts of the model"
+  ):
     train(other)
   assert len(double.opened) == opened
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Int, Key, Shaped
+from jaxtyping import Array, Int, Key, Shaped
 
 from raptr_jax.contracts import (
   DeviceBatch,
@@ -19,7 +19,7 @@ from raptr_jax.contracts import (
 )
 from raptr_jax.methods.layer_rows import TreePath, of_stack
 from raptr_jax.models.shards import sum_over_shards
-from raptr_jax.training.optim import Optimizer
+from raptr_jax.training.optim import Optimizer, OptState
 from raptr_jax.training.state import TrainState
 from raptr_jax.training.token_counts import real_tokens
 
@@ -79,39 +79,38 @@ def train_step(
   kept_layers = {
     name: draws[name].kept_mask(size) for name, size in model.stacks.items()
   }
-  updates, opt_state = optimizer.update(
-    grads, state.opt_state, state.params, kept_layers=kept_layers
-  )
-  params = optax.apply_updates(state.params, updates)
   metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
   # A loss that is not finite has such a gradient, too.
   is_finite = jnp.isfinite(metrics["grad_norm"])
-  new_state = _state_if(
-    is_finite, TrainState(state.step + 1, params, opt_state), state
-  )
+
+  def update() -> tuple[Params, OptState]:
+    updates, opt_state = optimizer.update(
+      grads, state.opt_state, state.params, kept_layers=kept_layers
+    )
+    return optax.apply_updates(state.params, updates), opt_state
+
+  def skip() -> tuple[Params, OptState]:
+    return state.params, _counted(state.opt_state)
+
+  params, opt_state = jax.lax.cond(is_finite, update, skip)
   metrics = {name: jnp.where(is_finite, x, 0) for name, x in metrics.items()}
-  return new_state, metrics | {
+  return TrainState(state.step + 1, params, opt_state), metrics | {
     "tokens": jnp.asarray(real_tokens(batch)),
     "skipped": ~is_finite,
   }
 
 
-def _state_if(
-  is_finite: Bool[Array, ""], new: TrainState, old: TrainState
-) -> TrainState:
-  """The new state; if it is not finite, the old one with the new counts.
+def _counted(opt_state: OptState) -> OptState:
+  """The state of an optimizer after a step that it does not take.
 
-  Counts are integers. They go on, so that a step has the learning rate that
-  the plan has for it.
+  Its integers count steps. They go on, so that a step has the learning rate
+  that the plan has for it.
   """
 
-  def select(new: Array, old: Array) -> Array:
-    if jnp.issubdtype(new.dtype, jnp.integer):
-      return new
-    return jnp.where(is_finite, new, old)
+  def count(x: Array) -> Array:
+    return x + 1 if jnp.issubdtype(x.dtype, jnp.integer) else x
 
-  selected: TrainState = jax.tree.map(select, new, old)
-  return selected
+  return jax.tree.map(count, opt_state)
 
 
 def _gradient(

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from chaos_suites import ending
+from chaos_suites.ground import contents
 from chaos_suites.kill import run_unbroken
 from chaos_suites.scene import Outcome, Scene
 
@@ -77,14 +77,14 @@ def outcomes(scene: Scene) -> Iterator[Outcome]:
 def _is_refused(
   scene: Scene, folder: Path, flags: list[str], told: tuple[str, ...]
 ) -> str:
-  before = ending.content(folder)
+  before = contents(folder)
   done = scene.program.run(flags)
   if done.returncode != 2 or done.stderr.count("\n") != 1:
     return f"code {done.returncode}: {done.stderr[-300:]}"
   missing = [text for text in told if text not in done.stderr]
   if missing:
     return f"does not say {missing}: {done.stderr}"
-  return "" if ending.content(folder) == before else "something was written"
+  return "" if contents(folder) == before else "something was written"
 
 
 def _goes_on(

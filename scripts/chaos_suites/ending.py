@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 # What depends on the machine, and on how often a run was started.
-TIMES = ("tokens_per_second", "step_seconds", "mfu", "train_seconds", "goodput")
+TIMES = ("tokens_per_second", "step_seconds", "mfu", "train_seconds")
 
 
 def difference(unbroken: Path, folder: Path) -> str:
@@ -83,19 +83,3 @@ def same_floats(one: Any, other: Any) -> bool:
 
 def _floats(tree: Any) -> list[np.ndarray]:
   return [x for x in jax.tree.leaves(tree) if x.dtype.kind == "f"]
-
-
-def progress(folder: Path, step: int) -> dict[str, Any]:
-  """What a checkpoint says of the run."""
-  path = folder / "checkpoints" / str(step) / "progress" / "metadata"
-  found: dict[str, Any] = json.loads(path.read_text("utf-8"))["progress"]
-  return found
-
-
-def content(folder: Path) -> dict[str, bytes]:
-  """All files below a folder, by their path."""
-  return {
-    str(path.relative_to(folder)): path.read_bytes()
-    for path in sorted(folder.rglob("*"))
-    if path.is_file()
-  }

@@ -14,7 +14,7 @@ IN_A_ROW = 3
 def outcomes(scene: Scene) -> Iterator[Outcome]:
   """Five spoilt steps in a run that saves after each; then too many in a row.
 
-  Every other trial has two processes' worth of devices.
+  Every other trial splits its batches over two devices.
   """
   for trial in range(scene.trials):
     folder = scene.folder / f"{trial}"

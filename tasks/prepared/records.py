@@ -220,22 +220,22 @@ def load_metadata(folder: AnyPath) -> Metadata:
   try:
     fields = json.loads(path.read_text(encoding="utf-8"))
     version = fields["settings"].get("version")
-    splits = {
-      name: SplitMetadata(**sizes) for name, sizes in fields["splits"].items()
-    }
-    found = Metadata(**{**fields, "splits": splits})
-    files.check_name("vocabulary_file", found.settings["vocabulary_file"])
+    if version == ROWS_VERSION:
+      splits = {
+        name: SplitMetadata(**sizes) for name, sizes in fields["splits"].items()
+      }
+      found = Metadata(**{**fields, "splits": splits})
+      files.check_name("vocabulary_file", found.settings["vocabulary_file"])
+      return found
   except MALFORMED as error:
     raise ValueError(
       f"{path} is damaged ({type(error).__name__}: {error}): delete {folder} "
       "and prepare again"
     ) from error
-  if version != ROWS_VERSION:
-    raise ValueError(
-      f"{path} has version {version}, but this program reads version "
-      f"{ROWS_VERSION}: delete {folder} and prepare again"
-    )
-  return found
+  raise ValueError(
+    f"{path} has version {version}, but this program reads version "
+    f"{ROWS_VERSION}: delete {folder} and prepare again"
+  )
 
 
 def fitted_vocabulary_size(*, name: str, data_dir: str, at_most: int) -> int:
