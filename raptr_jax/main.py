@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import os
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -32,6 +33,7 @@ from raptr_jax.tasks import files
 
 EVALUATE = "runs/evaluate.gin"
 TARGET = "runs/target.gin"
+STARTED = time.monotonic()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -220,6 +222,7 @@ def _run(flags: argparse.Namespace) -> None:
         run,
         configuration.config_text(),
         accept_changes=flags.accept_changes,
+        since=STARTED,
       )
     except Stopped as stopped:
       print(stopped, flush=True)

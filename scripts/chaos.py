@@ -56,8 +56,12 @@ SUITES = {
     3, "no example twice, none skipped: 5 kills; 1, 2, 4 processes"
   ),
   "nan": Suite(5, "a step that is not finite changes nothing"),
+  "disk": Suite(8, "without room or permission one error, and nothing is lost"),
   "input": Suite(88, "bad input ends with code 2 and one line that helps"),
   "hostile": Suite(19, "files of others run no code and stay in their folder"),
+  "soak": Suite(
+    60, "killed every minute: the same end; memory and open files stay flat"
+  ),
 }
 
 
@@ -98,7 +102,9 @@ def outcomes(name: str, scene: Scene) -> Iterator[Outcome]:
 def _shown(name: str, scene: Scene) -> Iterator[Outcome]:
   """The outcomes of a suite, each printed when it is known."""
   for outcome in outcomes(name, scene):
-    print(f"{name:<8}{outcome.name:<56}{outcome.failure or 'held'}", flush=True)
+    print(
+      f"{name:<8}{outcome.name:<56} {outcome.failure or 'held'}", flush=True
+    )
     yield outcome
 
 

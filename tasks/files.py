@@ -139,6 +139,17 @@ def write_text(path: AnyPath, text: str) -> None:
 
 
 @contextlib.contextmanager
+def named(path: AnyPath) -> Iterator[None]:
+  """Errors of the system name this file, where they name none."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno is None or error.filename is not None:
+      raise
+    raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
 def replacing(path: AnyPath) -> Iterator[Path]:
   """A temporary file of this machine that becomes `path` if the block succeeds.
 
@@ -153,10 +164,11 @@ def replacing(path: AnyPath) -> Iterator[Path]:
   partial = Path(path.with_name(f"{path.name}.{os.getpid()}.partial"))
   partial.unlink(missing_ok=True)  # It may be a link that others have left.
   try:
-    yield partial
-    with partial.open("rb") as file:
-      os.fsync(file.fileno())
-    os.replace(partial, path)
+    with named(path):
+      yield partial
+      with partial.open("rb") as file:
+        os.fsync(file.fileno())
+      os.replace(partial, path)
   finally:
     partial.unlink(missing_ok=True)
 

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from raptr_jax.tasks.heartbeat import Heartbeat
+
 STDERR = 2
 
 
@@ -43,17 +45,24 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
     self._log_seconds, self._logged = log_seconds, -math.inf
     self._console = Console(highlight=False, soft_wrap=True)
     self._bar = _Bar(self._console) if self._console.is_terminal else None
+    self._heartbeat = Heartbeat(self._say_that_it_lives)
+    self._activity = "starting"
+    self._ask: Callable[[], float] = lambda: self._done
 
   def __enter__(self) -> "Progress":
     if self._bar:
       self._bar.activity = ("starting", time.monotonic())
       self._move(self._done)
       self._bar.live.start()
+    else:
+      self._heartbeat.__enter__()
     return self
 
   def __exit__(self, *error: object) -> None:
     if self._bar:
       self._bar.live.stop()
+    else:
+      self._heartbeat.__exit__()
 
   @property
   def is_terminal(self) -> bool:
@@ -78,6 +87,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
     """
     self._total = self._total if total is None else total
     self._seconds_left = seconds_left
+    self._done, self._activity = done, ""
     if self._bar:
       self._bar.status, self._bar.activity = status, None
       self._move(done)
@@ -89,7 +99,11 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
       self.note(f"{self._count(done)}  {status}  {self._eta()}")
 
   def follow(self, done: Callable[[], float]) -> None:
-    """Lets the bar ask for the units done whenever it is drawn."""
+    """Lets the bar ask for the units done whenever it is drawn.
+
+    A log asks when it has nothing else to say.
+    """
+    self._ask = done
     if self._bar:
       self._bar.before_drawing = lambda: self._move(done())
 
@@ -108,6 +122,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
       name: what it waits for.
       in_log: whether a log gets a line, too.
     """
+    before, self._activity = self._activity, name
     if self._bar:
       self._bar.activity = (name, time.monotonic())
     elif in_log:
@@ -115,6 +130,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
     try:
       yield
     finally:
+      self._activity = before
       if self._bar:
         self._bar.activity = None
 
@@ -132,6 +148,15 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
       self._console.print(text, markup=False)
     else:
       print(text, flush=True)
+      self._heartbeat.heard()
+
+  def _say_that_it_lives(self, silence: float) -> None:
+    """A line of a log after `silence` seconds without one."""
+    doing = f", {self._activity}" if self._activity else ""
+    print(
+      f"{self._count(self._ask())}  nothing new for {clock(silence)}{doing}",
+      flush=True,
+    )
 
   def _count(self, done: float) -> str:
     width = len(str(self._total))

@@ -71,7 +71,7 @@ def summary(experiment):
   return {
     name: value
     for name, value in found.items()
-    if name not in ("train_seconds", "date")
+    if name not in ("train_seconds", "seconds", "goodput", "date")
   }
 
 

@@ -16,8 +16,8 @@ ROOMS = (
   *(
     f"raptr_jax.tasks.{room}"
     for room in (
-      "extras", "files", "progress", "text", "objectives", "task", "mixture",
-      "seqio_tasks", "seqio_features", "prepared", "downstream",
+      "extras", "files", "heartbeat", "progress", "text", "objectives", "task",
+      "mixture", "seqio_tasks", "seqio_features", "prepared", "downstream",
     )
   ),
   *(

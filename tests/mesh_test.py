@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 from raptr_jax.methods import policies
 from raptr_jax.tasks.objectives.layouts import Pair
 from raptr_jax.training import setup
-from raptr_jax.training.compiled_steps import abstract_draws
+from raptr_jax.training.compiled_steps import abstract_copies
 from raptr_jax.training.partitioning import Partitioner
 from tests import families
 from tests.toy import ToyDataset, make_experiment, make_model
@@ -113,7 +113,7 @@ def test_no_device_gets_all_rows_of_the_vocabulary(num_microbatches):
   )
   abstract = setup.abstract_state(run)
   rows, columns = abstract.params["token_embedding"]["embedding"].shape
-  draws = abstract_draws(
+  draws = abstract_copies(
     families.random_draws(run.model, 0, "cond"), run.partitioner.replicated
   )
   step = setup.jitted_step(run, abstract)

@@ -8,7 +8,7 @@ from raptr_jax.training.metrics import IntervalMeter, Stopwatch, unigram_loss
 
 def step_metrics(loss, weight, skipped=False):
   values = {"loss": loss, "accuracy": weight / 2, "weight": weight}
-  values |= {"grad_norm": 2.0, "tokens": 9, "skipped": skipped}
+  values |= {"grad_norm": 2.0, "tokens": 9, "spiked": False, "skipped": skipped}
   return {k: jnp.asarray(v) for k, v in values.items()}
 
 
@@ -18,7 +18,7 @@ def test_means_are_weighted_by_targets_and_steps():
   meter.add(step_metrics(3.0, 7.0), 8)
   assert meter.close() == {
     "loss": 1.0, "accuracy": 0.5, "grad_norm": 2.0, "path_length": 6.0,
-    "steps": 2, "tokens": 18.0, "skipped": 0.0,
+    "steps": 2, "tokens": 18.0, "spiked": False, "skipped": 0.0,
   }  # fmt: skip
 
 
@@ -65,15 +65,26 @@ def test_a_closed_interval_leaves_nothing():
   assert meter.close()["path_length"] == 2
 
 
-def test_a_paused_watch_stands_still(monkeypatch):
-  now = iter([0.0, 5.0, 100.0, 103.0, 110.0])
+def test_a_paused_watch_counts_something_else(monkeypatch):
+  now = iter([5.0, 100.0, 103.0, 110.0, 112.0])
   monkeypatch.setattr(metrics.time, "monotonic", lambda: next(now))
-  watch = Stopwatch(20.0, 2.0)  # At 0, after 20 s of an earlier process.
-  with watch.paused():  # From 5 to 100.
+  # At 0, after 20 s of an earlier process.
+  earlier = {"steps": 20.0, "starting up": 4.0}
+  watch = Stopwatch(earlier, 2.0, activity="steps", since=0.0)
+  with watch.paused("saving"):  # From 5 to 100.
     pass
   assert watch.lap() == 10.0  # At 103, with 2 s of that process.
   assert watch.lap() == 7.0  # At 110.
-  assert watch.seconds == 35.0
+  assert watch.read() == {"steps": 37.0, "starting up": 4.0, "saving": 95.0}
+
+
+def test_a_watch_counts_from_the_start_of_the_program(monkeypatch):
+  now = iter([7.0, 9.0])
+  monkeypatch.setattr(metrics.time, "monotonic", lambda: next(now))
+  watch = Stopwatch({}, 0.0, activity="starting up", since=1.0)
+  watch.turn_to("steps")
+  assert watch.lap() == 2.0
+  assert watch.seconds == {"steps": 2.0, "starting up": 6.0}
 
 
 def test_unigram_loss_by_hand():

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec
 from raptr_jax.contracts import LayerDraw
 from raptr_jax.methods.draws import with_slots
 from raptr_jax.training import setup
-from raptr_jax.training.compiled_steps import abstract_draws
+from raptr_jax.training.compiled_steps import abstract_copies
 from raptr_jax.training.partitioning import Partitioner, device_grid
 from tests.toy import LAYERS, ToyDataset, make_experiment, make_model
 
@@ -69,7 +69,7 @@ def test_gradients_of_microbatches_travel_once(tmp_path):
     )
     abstract = setup.abstract_state(experiment)
     step = setup.jitted_step(experiment, abstract)
-    draws = abstract_draws(DRAWS, experiment.partitioner.replicated)
+    draws = abstract_copies(DRAWS, experiment.partitioner.replicated)
     batch = setup.abstract_batch(experiment)
     compiled = step.lower(abstract, batch, draws).compile()
     programs[count] = reductions(compiled.as_text())

@@ -26,7 +26,7 @@ from raptr_jax.training import (
   setup,
   targets,
 )
-from raptr_jax.training.compiled_steps import abstract_draws
+from raptr_jax.training.compiled_steps import abstract_copies
 from raptr_jax.training.partitioning import Partitioner
 from tests.toy import make_experiment
 
@@ -106,7 +106,7 @@ def facts(run, *kept):
 def traced(run, *kept):
   """The program for these layers before it is compiled."""
   state, batch = setup.abstract_state(run), setup.abstract_batch(run)
-  placed = abstract_draws(
+  placed = abstract_copies(
     draws(run.execution, *kept), run.partitioner.replicated
   )
   step = setup.jitted_step(run, state)

@@ -1,5 +1,6 @@
 """What a run records survives a stop, and what it shows adds up."""
 
+import contextlib
 import io
 import json
 import math
@@ -44,9 +45,16 @@ def make_report(folder, start_step=0, **changes):
   return report.RunReport(folder, start_step=start_step, **settings)
 
 
+@contextlib.contextmanager
+def begun_report(folder, start_step=0, **changes):
+  with make_report(folder, start_step, **changes) as run:
+    run.begin()
+    yield run
+
+
 def train(folder, start_step, stop_step):
   """Goes through the steps in the order of the training loop."""
-  with make_report(folder, start_step) as run:
+  with begun_report(folder, start_step) as run:
     for step in range(start_step, stop_step):
       if step % 5 == 0 and not run.has_eval(step):
         run.evaluation(step, "full", eval_entry())
@@ -76,7 +84,7 @@ def events(folder):
 
 
 def test_an_entry_is_on_disk_at_once(tmp_path):
-  with make_report(tmp_path) as run:
+  with begun_report(tmp_path) as run:
     run.train(1, train_entry())
     (entry,) = strict_entries(tmp_path)
   assert entry == {"split": "train", "step": 1, **train_entry()}
@@ -96,6 +104,17 @@ def test_resumed_record_equals_unbroken_record(tmp_path, torn):
   assert not list(folder.glob("*.tmp"))
 
 
+def test_nothing_is_written_before_the_run_begins(tmp_path):
+  train(tmp_path, 0, 8)
+  before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+  with make_report(tmp_path, 0) as run:
+    run.note("reading the state")
+  assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+  with make_report(tmp_path / "new", 0):
+    pass
+  assert not (tmp_path / "new").exists()
+
+
 def test_evaluation_before_the_checkpoint_is_not_repeated(tmp_path):
   train(tmp_path, 0, 8)
   resumed = make_report(tmp_path, 5)
@@ -112,7 +131,7 @@ def test_later_evaluation_is_repeated(tmp_path):
 
 def test_run_from_scratch_starts_an_empty_record(tmp_path):
   train(tmp_path, 0, 8)
-  with make_report(tmp_path, 0) as run:
+  with begun_report(tmp_path, 0) as run:
     assert not run.has_eval(0)
   assert strict_entries(tmp_path) == []
 
@@ -126,7 +145,7 @@ def test_damage_before_the_last_line_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, np.float32("nan")])
 def test_what_is_not_finite_becomes_null(tmp_path, value):
-  with make_report(tmp_path) as run:
+  with begun_report(tmp_path) as run:
     run.train(1, train_entry(loss=value, grad_norm=np.float32(2.0)))
   (entry,) = strict_entries(tmp_path)
   assert entry["loss"] is None
@@ -134,7 +153,7 @@ def test_what_is_not_finite_becomes_null(tmp_path, value):
 
 
 def test_tensorboard_gets_all_numbers_by_name(tmp_path):
-  with make_report(tmp_path) as run:
+  with begun_report(tmp_path) as run:
     run.train(1, train_entry(grad_norm=math.nan))
     run.evaluation(1, "full", eval_entry())
     run.evaluation(1, 6, eval_entry(3.75))
@@ -160,7 +179,7 @@ def test_tensorboard_hides_only_what_is_written_again(tmp_path):
 
 
 def test_plain_lines_without_a_terminal(tmp_path, capsys):
-  with make_report(tmp_path, total_steps=1000) as run:
+  with begun_report(tmp_path, total_steps=1000) as run:
     run.note("compiled path of 6 layers in 3.1 s")
     run.evaluation(0, "full", eval_entry(11.5))
     run.evaluation(0, 6, eval_entry())
@@ -177,7 +196,7 @@ def test_plain_lines_without_a_terminal(tmp_path, capsys):
 
 def test_lines_of_a_long_run_fit_80_columns(tmp_path, capsys):
   lengths = np.full(2_000_000, 24.0)
-  with make_report(
+  with begun_report(
     tmp_path, total_steps=2_000_000, path_lengths=lengths
   ) as run:
     entry = train_entry(
@@ -200,7 +219,7 @@ def test_a_rate_takes_four_characters(rate, shown):
 
 
 def test_a_log_tells_what_the_run_waits_for_and_a_signal(tmp_path, capfd):
-  with make_report(tmp_path) as run:
+  with begun_report(tmp_path) as run:
     with run.activity("compiling", in_log=True):
       pass
     with run.activity("evaluating", in_log=False):
@@ -214,7 +233,7 @@ def test_a_log_tells_what_the_run_waits_for_and_a_signal(tmp_path, capfd):
 
 def test_a_kill_loses_no_row_of_tensorboard(tmp_path):
   """Rows are there before the process could end in order."""
-  with make_report(tmp_path) as run:
+  with begun_report(tmp_path) as run:
     run.train(1, train_entry())
     run.evaluation(1, "full", eval_entry())
     steps = {v.tag for event in events(tmp_path) for v in event.summary.value}
@@ -226,7 +245,7 @@ def test_terminal_shows_a_bar_and_the_same_numbers(tmp_path, monkeypatch):
   monkeypatch.setattr("sys.stdout", screen)
   monkeypatch.setenv("TERM", "xterm")
   monkeypatch.setenv("COLUMNS", "80")
-  with make_report(tmp_path) as run:
+  with begun_report(tmp_path) as run:
     run.note("compiled [bold]")
     run.train(10, train_entry(stage=2))
     run._progress._bar.live.refresh()
@@ -291,7 +310,7 @@ def test_summary_is_written_with_page_and_picture(tmp_path):
     "versions": {"python": "3.12.1", "jax": "0.10.2"},
   }
   train(tmp_path, 0, 20)
-  with make_report(tmp_path, 20) as run:
+  with begun_report(tmp_path, 20) as run:
     run.write_summary(summary)
   read = json.loads((tmp_path / run_files.SUMMARY_FILE).read_text())
   assert read["boundaries"] == [5, 10]

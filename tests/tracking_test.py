@@ -148,7 +148,7 @@ def test_other_processes_do_not_track(tmp_path, monkeypatch):
   experiment = make_experiment(tmp_path, trackers=(double,))
   monkeypatch.setattr("jax.process_index", lambda: 1)
   with recorder.open_report(experiment, make_plan(experiment), 0) as report:
-    report.track(experiment.trackers, CONFIG)
+    report.begin(experiment.trackers, CONFIG)
   assert not double.opened
 
 

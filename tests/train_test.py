@@ -105,6 +105,23 @@ def test_killed_and_started_again_it_ends_in_the_same_bits(
   assert entries(tmp_path, "eval") == entries(Path(unbroken.model_dir), "eval")
 
 
+def test_time_lost_by_a_kill_is_told(tmp_path, unbroken):
+  with pytest.raises(Killed):
+    train(make_experiment(tmp_path, train_dataset=DyingDataset(9)))
+  before = json.loads((tmp_path / "seconds.json").read_text())
+  seconds = train(make_experiment(tmp_path))["seconds"]
+  assert seconds["repeated steps"] > 0
+  assert seconds["steps"] + seconds["repeated steps"] > before["steps"]
+  assert seconds["starting up"] > before["starting up"] > 0
+  summary = json.loads((tmp_path / "summary.json").read_text())
+  assert summary["goodput"] == seconds["steps"] / sum(seconds.values())
+  page = (tmp_path / "summary.md").read_text()
+  assert "## Where the time went" in page
+  assert "| repeated steps | 0 h" in page
+  whole = json.loads((Path(unbroken.model_dir) / "summary.json").read_text())
+  assert "repeated steps" not in whole["seconds"]
+
+
 class PaddedDataset(ToyDataset):
   """Of each row of batch n, only the first n % 3 + 2 positions hold text."""
 
@@ -462,12 +479,16 @@ def test_a_complete_run_is_left_alone(unbroken, tmp_path, capsys):
   assert summary == json.loads((model_dir / "summary.json").read_text())
 
 
-def test_a_run_that_lost_its_summary_writes_it_again(tmp_path, unbroken):
+@pytest.mark.parametrize("left", [None, '{"steps": 1', "[]"])
+def test_a_run_that_lost_its_summary_writes_it_again(tmp_path, unbroken, left):
   shutil.copytree(unbroken.model_dir, tmp_path, dirs_exist_ok=True)
   before = entries(tmp_path)
   (tmp_path / "summary.json").unlink()
+  if left is not None:
+    (tmp_path / "summary.json").write_text(left)
   train(make_experiment(tmp_path))
-  assert (tmp_path / "summary.json").exists()
+  summary = json.loads((tmp_path / "summary.json").read_text())
+  assert summary["steps"] == 12
   assert entries(tmp_path) == before
 
 
@@ -553,6 +574,37 @@ train(make_experiment({str(tmp_path)!r}, train_dataset=Dying()))
   assert_it_ends_like(unbroken, make_experiment(tmp_path))
 
 
+def test_paths_and_dropout_are_the_same_on_other_numbers_of_devices(
+  tmp_path, unbroken
+):
+  program = f"""
+from raptr_jax.training.loop import train
+from tests.toy import ToyDataset, make_experiment
+
+class Dying(ToyDataset):
+  def batches(self, start):
+    for number, batch in enumerate(super().batches(start), start):
+      if number == 6:
+        raise SystemExit(9)
+      yield batch
+
+train(make_experiment({str(tmp_path)!r}, train_dataset=Dying()))
+"""
+  root = Path(__file__).resolve().parent.parent
+  flags = os.environ["XLA_FLAGS"].replace("count=8", "count=2")
+  result = subprocess.run(
+    [sys.executable, "-c", program],
+    cwd=root,
+    env=os.environ | {"XLA_FLAGS": flags},
+  )
+  assert result.returncode == 9
+  train(make_experiment(tmp_path))  # Goes on with eight devices.
+  expected = entries(Path(unbroken.model_dir), "train")
+  for got, entry in zip(entries(tmp_path, "train"), expected, strict=True):
+    assert got["path_length"] == entry["path_length"]
+    assert got["loss"] == pytest.approx(entry["loss"], rel=1e-5)
+
+
 def test_a_folder_that_is_further_than_the_run_is_an_error(unbroken):
   before = entries(Path(unbroken.model_dir))
   with pytest.raises(FileExistsError, match=r"step 12, past TRAIN_STEPS = 9"):
@@ -598,12 +650,6 @@ def test_an_initial_checkpoint_gives_its_parameters_alone(
     final_params(unbroken),
   )
   assert started["step"] == started["state"].step == 0
-
-
-def test_a_missing_initial_checkpoint_is_named(tmp_path):
-  checkpointer = Checkpointer(period=5, initial_checkpoint=str(tmp_path / "no"))
-  with pytest.raises(FileNotFoundError, match="initial_checkpoint = '.*no'"):
-    train(make_experiment(tmp_path / "run", checkpointer=checkpointer))
 
 
 def test_the_last_checkpoints_are_kept(tmp_path):

@@ -88,6 +88,8 @@ def resolved(value: Any) -> Any:
 
 def default(binding: Binding) -> Any:
   """The default of the bound parameter; `inspect.Parameter.empty` for none."""
-  signature = inspect.signature(gin.get_configurable(binding.selector))
-  found = signature.parameters.get(binding.parameter)
+  called = gin.get_configurable(binding.selector)
+  # Gin's class of a class hides the signature of the call.
+  function = called.__init__ if inspect.isclass(called) else called
+  found = inspect.signature(function).parameters.get(binding.parameter)
   return found.default if found else inspect.Parameter.empty

@@ -52,6 +52,9 @@ class RunReport(contextlib.AbstractContextManager):
     path_lengths: [total_steps], number of layers that each step runs, to
       predict the time left; None takes all steps to be equally long.
 
+  Attributes:
+    seconds: that earlier processes have spent, by activity.
+
   Raises:
     OSError: the record of an earlier process is damaged before its last line.
     ValueError: `path_lengths` has the wrong shape.
@@ -80,10 +83,9 @@ class RunReport(contextlib.AbstractContextManager):
     self._remaining = RemainingTime(path_lengths, start_step)
     self._evaluated: set[tuple[int, int | str]] = set()
     self._eval_loss: float | None = None
-    self._model_dir.mkdir(parents=True, exist_ok=True)
-    self._tracking: Tracking | None = None
     self._recorded = run_files.read_metrics(model_dir) if start_step else []
     self._kept = self._lines_until(start_step)
+    self.seconds = run_files.read_seconds(model_dir) if start_step else {}
 
   def _lines_until(self, start_step: int) -> str:
     """The lines of the metrics that a resumed run keeps."""
@@ -99,15 +101,6 @@ class RunReport(contextlib.AbstractContextManager):
     from raptr_jax.tasks.progress import Progress  # Imports rich.
 
     with contextlib.ExitStack() as stack:
-      growing = files.growing(self._model_dir)
-      self._growing = stack.enter_context(growing)
-      path = self._growing.path / run_files.METRICS_FILE
-      files.write_text(path, self._kept)
-      self._growing.publish()
-      self._metrics = stack.enter_context(path.open("a", encoding="utf-8"))
-      self._events = stack.enter_context(
-        TensorBoardEvents(self._growing.path / "tensorboard", self._start_step)
-      )
       progress = Progress(self._total_steps, done=self._start_step)
       self._progress = stack.enter_context(progress)
       self._stack = stack.pop_all()
@@ -159,16 +152,26 @@ class RunReport(contextlib.AbstractContextManager):
         f"accuracy {_shown(losses['accuracy'], '.4f')}"
       )
 
-  def track(self, trackers: Sequence[Tracker], config: str) -> None:
-    """Sends entries to trackers, too; once it is clear that the run begins.
+  def begin(self, trackers: Sequence[Tracker] = (), config: str = "") -> None:
+    """Begins to write, once it is clear that the run can begin.
 
     Args:
-      trackers: of the run.
-      config: text that describes it.
+      trackers: of the run; they get the entries, too.
+      config: text that describes it, written to config.gin; what has changed in
+        it is printed.
 
     Raises:
       TrackerError: a tracker cannot start.
     """
+    self._model_dir.mkdir(parents=True, exist_ok=True)
+    enter = self._stack.enter_context
+    self._growing = enter(files.growing(self._model_dir))
+    path = self._growing.path / run_files.METRICS_FILE
+    files.write_text(path, self._kept)
+    self._growing.publish()
+    self._metrics = enter(path.open("a", encoding="utf-8"))
+    events = self._growing.path / "tensorboard"
+    self._events = enter(TensorBoardEvents(events, self._start_step))
     tracking = Tracking(
       trackers,
       self._model_dir,
@@ -176,10 +179,10 @@ class RunReport(contextlib.AbstractContextManager):
       config=config,
       note=self.note,
     )
-    self._tracking = self._stack.enter_context(tracking)
+    self._tracking = enter(tracking)
+    self._write_config(config)
 
-  def write_config(self, text: str) -> None:
-    """Writes config.gin, and prints what has changed in it."""
+  def _write_config(self, text: str) -> None:
     path = self._model_dir / run_files.CONFIG_FILE
     if path.exists():
       old = path.read_text(encoding="utf-8")
@@ -187,6 +190,15 @@ class RunReport(contextlib.AbstractContextManager):
       if changes:
         self.note("\n  ".join([f"{path} has changed:", *changes]))
     files.write_text(path, text)
+
+  def write_seconds(self, seconds: Mapping[str, float]) -> None:
+    """Writes what the run has spent its time on, for a process that goes on.
+
+    It does so often, and does not wait until the disk has it.
+    """
+    path = self._growing.path / run_files.SECONDS_FILE
+    with files.named(path):
+      path.write_text(json.dumps(_plain(seconds)), encoding="utf-8")
 
   def publish(self) -> None:
     """Lets a later process find all entries, before it finds a checkpoint."""
@@ -229,60 +241,13 @@ class RunReport(contextlib.AbstractContextManager):
 
   def _write(self, entry: Mapping[str, Any]) -> None:
     plain: run_files.Entry = _plain(entry)
-    # First, so that TensorBoard lacks no row of metrics.jsonl after a kill.
-    self._events.write(plain)
-    if self._tracking is not None:
+    with files.named(self._model_dir):
+      # First, so that TensorBoard lacks no row of metrics.jsonl after a kill.
+      self._events.write(plain)
       self._tracking.write(plain)
-    self._metrics.write(json.dumps(plain, allow_nan=False) + "\n")
-    self._metrics.flush()
+      self._metrics.write(json.dumps(plain, allow_nan=False) + "\n")
+      self._metrics.flush()
     self._growing.publish(after_seconds=PUBLISH_SECONDS)
-
-
-class SilentReport(contextlib.AbstractContextManager):
-  """The report of all processes but the first, which reports for all."""
-
-  def __exit__(self, *error: object) -> None:
-    pass
-
-  def has_eval(self, step: int, layers: int | str = "full") -> bool:
-    return False
-
-  def train(self, step: int, entry: Mapping[str, Any]) -> None:
-    pass
-
-  def evaluation(
-    self, step: int, layers: int | str, losses: Mapping[str, Any]
-  ) -> None:
-    pass
-
-  def publish(self) -> None:
-    pass
-
-  def note(self, text: str) -> None:
-    pass
-
-  def announce(self, text: str) -> None:
-    pass
-
-  def follow(self, steps_done: Callable[[], int]) -> None:
-    pass
-
-  def activity(
-    self, name: str, *, in_log: bool
-  ) -> contextlib.AbstractContextManager[None]:
-    return contextlib.nullcontext()
-
-  def track(self, trackers: Sequence[Tracker], config: str) -> None:
-    pass
-
-  def write_config(self, text: str) -> None:
-    pass
-
-  def write_page(self, file_name: str, page: str) -> None:
-    pass
-
-  def write_summary(self, summary: Mapping[str, Any]) -> None:
-    pass
 
 
 def _status(

@@ -14,7 +14,11 @@ Each line of `metrics.jsonl` is an entry: see `report.py`. Fields of
   solved_for: numbers that a FLOP factor determined, by name
   flops_spent: of the whole run, embeddings and head included
   loss_by_example_kind: held-out losses by kind of example; may be empty
-  skipped_steps: that changed nothing, since loss or gradient was not finite
+  skipped_steps: that changed nothing, since loss or gradient was not finite, or
+    the loss a spike
+  seconds: of all processes of the run, by what they did; "repeated steps" are
+    those after the last checkpoint of a process that was killed
+  goodput: share of these seconds that was spent on steps
   parts: steps, changes, draws and FLOPs of each part of a run that went on with
     another configuration; missing if there is one part
 """
@@ -35,6 +39,7 @@ CONFIG_FILE = "config.gin"
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"
 PAGE_FILE = "summary.md"
+SECONDS_FILE = "seconds.json"
 CURVES_FILE = "curves.png"
 
 Entry: TypeAlias = dict[str, Any]
@@ -63,6 +68,35 @@ def read_metrics(model_dir: str | os.PathLike[str]) -> list[Entry]:
           " run goes on without its earlier entries."
         ) from error
   return entries
+
+
+def read_summary(model_dir: str | os.PathLike[str]) -> dict[str, Any]:
+  """The fields of summary.json.
+
+  Raises:
+    OSError: it cannot be read, or is damaged.
+  """
+  path = files.path("MODEL_DIR", model_dir) / SUMMARY_FILE
+  try:
+    summary = json.loads(path.read_text(encoding="utf-8"))
+  except (RecursionError, ValueError):
+    summary = None
+  if not isinstance(summary, dict):
+    raise OSError(
+      f"{path} is damaged, expected the fields of a run as JSON: the command of"
+      " the run writes it again."
+    )
+  return summary
+
+
+def read_seconds(model_dir: str | os.PathLike[str]) -> dict[str, float]:
+  """What a run has spent its seconds on so far; {} if nothing tells."""
+  path = files.path("MODEL_DIR", model_dir) / SECONDS_FILE
+  try:
+    found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, RecursionError, ValueError):
+    return {}
+  return found
 
 
 def numbers(entry: Entry) -> dict[str, float]:
@@ -119,8 +153,7 @@ class RunSeries:
 
 def read_run(model_dir: str | os.PathLike[str]) -> RunSeries:
   """Reads the files of a completed run."""
-  path = files.path("MODEL_DIR", model_dir) / SUMMARY_FILE
-  summary = json.loads(path.read_text(encoding="utf-8"))
+  summary = read_summary(model_dir)
   entries = read_metrics(model_dir)
   train = [entry for entry in entries if entry["split"] == "train"]
   evals = [entry for entry in entries if entry["split"] == "eval"]

@@ -1,7 +1,7 @@
 """The page of a run, summary.md."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from raptr_jax.reports.run_files import PAGE_FILE, RunSeries, read_run
@@ -12,7 +12,9 @@ def write_summary_markdown(model_dir: str | os.PathLike[str]) -> None:
   """Writes summary.md: the results of a run, for people to read."""
   run, folder = read_run(model_dir), files.path("MODEL_DIR", model_dir)
   headline = {
-    name: form(run.summary[field]) for field, (name, form) in _HEADLINE.items()
+    name: form(run.summary[field])
+    for field, (name, form) in _HEADLINE.items()
+    if field in run.summary
   }
   stages = ("stage", "from step", "path length")
   losses = ("just before its start", "first within it", "at its end")
@@ -23,6 +25,7 @@ def write_summary_markdown(model_dir: str | os.PathLike[str]) -> None:
     "boundaries",
     "stage_path_lengths",
     "loss_by_example_kind",
+    "seconds",
   }
   others = {
     name: run.summary[name] for name in run.summary if name not in shown
@@ -41,6 +44,9 @@ def write_summary_markdown(model_dir: str | os.PathLike[str]) -> None:
     sections.append("## Kinds of held-out examples")
     losses_by_kind = [(kind, _loss(loss)) for kind, loss in kinds.items()]
     sections.append(_table(("kind", "evaluation loss"), losses_by_kind))
+  if seconds := run.summary.get("seconds"):
+    sections.append("## Where the time went")
+    sections.append(_table(("activity", "time", "share"), _times(seconds)))
   if others:
     sections.append("## Further fields")
     sections.append(_table(("field", ""), _short(others).items()))
@@ -72,6 +78,14 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _loss(value: float | None) -> str:
   return "n/a" if value is None else f"{value:.4f}"
+
+
+def _times(seconds: Mapping[str, float]) -> Iterable[Sequence[object]]:
+  """Activities, the longest first."""
+  total = sum(seconds.values())
+  longest_first = sorted(seconds.items(), key=lambda item: -item[1])
+  for activity, taken in longest_first:
+    yield activity, _duration(taken), f"{taken / total:.1%}"
 
 
 def _short(fields: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +120,10 @@ _HEADLINE: dict[str, tuple[str, Callable[[Any], str]]] = {
   "flop_factor_nominal": ("FLOP factor, nominal", _factor),
   "flop_factor_spent": ("FLOP factor, spent", _factor),
   "train_seconds": ("training time", _duration),
+  "goodput": (
+    "goodput, share of the time in steps that count",
+    "{:.1%}".format,
+  ),
   "steps": ("steps", "{:,}".format),
   "parameters": ("parameters", "{:,}".format),
   "num_layers": ("layers", str),

@@ -57,5 +57,6 @@ def compile_ahead(
     plan.draws,
     start=start,
     partitioner=experiment.partitioner,
+    limited=experiment.loss_watch is not None,
     others=list(others()),
   )

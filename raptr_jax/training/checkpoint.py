@@ -9,9 +9,9 @@ A checkpoint is damaged if it cannot be read, or if its arrays or its record are
 not what was saved. It stays until the run saves its next one.
 """
 
+import contextlib
 import dataclasses
 import functools
-import logging
 import os
 
 import jax
@@ -35,10 +35,17 @@ from raptr_jax.training.checkpoint_storage import (
   saved_steps,
   storage,
 )
+from raptr_jax.training.checkpoint_writing import (
+  SaveError,
+  check_room,
+  saving,
+  writer,
+)
 from raptr_jax.training.digests import digests
 from raptr_jax.training.state import Progress, TrainState
 
 FOLDER = "checkpoints"
+MODEL_DIR = "MODEL_DIR"
 INITIAL = "checkpoint.Checkpointer.initial_checkpoint"
 
 
@@ -72,16 +79,26 @@ class CheckpointFolder:
   """The checkpoints of one run; a context manager that waits for saves."""
 
   def __init__(self, config: Checkpointer, model_dir: str | os.PathLike[str]):
-    self._config, self._folder = config, _folder("MODEL_DIR", model_dir)
+    self._config, self._folder = config, _folder(MODEL_DIR, model_dir)
+    self._place = _place(MODEL_DIR, self._folder)
     self._storage = storage(self._folder, config.keep)
     self._damaged: dict[int, str] = {}  # Steps, and what is wrong with them.
-    self._manager = _writer(self._storage.path, config.keep)
+    self._manager = writer(self._storage.path, config.keep)
+    self._saving = 0  # Step of the last save.
 
   def __enter__(self) -> "CheckpointFolder":
     return self
 
-  def __exit__(self, *exception: object) -> None:
-    with self._storage:
+  def __exit__(
+    self, error_type: type[BaseException] | None, *error: object
+  ) -> None:
+    """Waits for the last save.
+
+    Raises:
+      SaveError: it has failed, and nothing else has.
+    """
+    later = contextlib.suppress(*([SaveError] if error_type else []))
+    with later, saving(self._place, self._saving), self._storage:
       self._manager.close()
 
   def due(self, step: int) -> bool:
@@ -116,25 +133,31 @@ class CheckpointFolder:
     """Begins to save; does nothing if this step is saved already.
 
     Those that were passed over make way for it.
+
+    Raises:
+      SaveError: this save cannot begin, or the one before has failed.
     """
-    self._storage.wait()
-    if step == self.latest_step():
-      return
-    for damaged in self._steps() & self._damaged.keys():
-      self._storage.delete(self._manager, damaged)
-    self._damaged.clear()
-    record = Record(step, progress, digests(state))
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        **{
-          STATE: ocp.args.StandardSave(state),
-          RECORD: ocp.args.JsonSave(record.to_json()),
-        }
-      ),
-      force=True,
-    )
-    self._storage.keep(self._manager, step)
+    with saving(self._place, self._saving):
+      self._storage.wait()
+      if step == self.latest_step():
+        return
+    self._saving = step
+    with saving(self._place, step):
+      for damaged in self._steps() & self._damaged.keys():
+        self._storage.delete(self._manager, damaged)
+      self._damaged.clear()
+      check_room(self._storage.path, state)
+      self._begin(state, Record(step, progress, digests(state)))
+      self._storage.keep(self._manager, step)
+
+  def _begin(self, state: TrainState, record: Record) -> None:
+    """Lets Orbax save in the background."""
+    parts = {
+      STATE: ocp.args.StandardSave(state),
+      RECORD: ocp.args.JsonSave(record.to_json()),
+    }
+    args = ocp.args.Composite(**parts)
+    self._manager.save(record.step, args=args, force=True)
 
   def restore(self, abstract_state: TrainState) -> tuple[TrainState, Progress]:
     """The latest state, placed like `abstract_state`, and its progress.
@@ -149,14 +172,14 @@ class CheckpointFolder:
     path = self._storage.path / str(step)
 
     def read_state() -> TrainState:
-      check_shapes(path, abstract_state.params, self._folder.parent)
+      check_shapes(path, abstract_state.params, self._place)
       state: TrainState = ocp.StandardCheckpointHandler().restore(
         path / STATE, args=ocp.args.StandardRestore(abstract_state)
       )
       return state
 
-    state = attempt(read_state, self._folder.parent, step)
-    check_digests(state, record, self._folder.parent, step)
+    state = attempt(read_state, self._place, step)
+    check_digests(state, record, self._place, step)
     return state, record.progress
 
   def _newest(self) -> tuple[int, Record] | None:
@@ -166,14 +189,14 @@ class CheckpointFolder:
       path = self._storage.path / str(step)
       try:
         reading = functools.partial(record_of, path)
-        return step, attempt(reading, self._folder.parent, step)
+        return step, attempt(reading, self._place, step)
       except DamagedCheckpoint as damaged:
         self.pass_over(damaged)
     if self._damaged:
       raise OSError(
-        f"MODEL_DIR = '{self._folder.parent}' has no checkpoint that is whole:"
-        f" those of steps {sorted(self._damaged)} are damaged. Put back a copy"
-        " of one, or set another --gin.MODEL_DIR."
+        f"{self._place} has no checkpoint that is whole: those of steps"
+        f" {sorted(self._damaged)} are damaged. Put back a copy of one, or set"
+        " another --gin.MODEL_DIR."
       )
     return None
 
@@ -190,16 +213,21 @@ class CheckpointFolder:
     """Parameters of the initial checkpoint; None if none is configured.
 
     Raises:
+      FileExistsError: if it is of another model.
       FileNotFoundError: if there is no checkpoint in that folder.
+      OSError: if it is damaged.
     """
     folder = self._config.initial_checkpoint
     if folder is None:
       return None
-    found = _restored(_folder(INITIAL, folder), abstract_params)
+    try:
+      found = _restored(INITIAL, folder, abstract_params)
+    except DamagedCheckpoint as damaged:  # But none of this run's own.
+      raise OSError(str(damaged)) from damaged
     if found is None:
       raise FileNotFoundError(
-        f"{INITIAL} = '{folder}' has no"
-        " checkpoints: expected the MODEL_DIR of another run."
+        f"{INITIAL} = '{folder}' has no checkpoints: expected the MODEL_DIR of"
+        " another run."
       )
     return found[0]
 
@@ -223,13 +251,18 @@ def restore_params(
     FileNotFoundError: if there are checkpoints, but none of this step.
     FileExistsError: if they are of another model.
   """
-  return _restored(_folder("MODEL_DIR", model_dir), abstract_params, step)
+  return _restored(MODEL_DIR, model_dir, abstract_params, step)
 
 
 def _restored(
-  folder: AnyPath, abstract_params: Params, step: int | None = None
+  setting: str,
+  model_dir: str | os.PathLike[str],
+  abstract_params: Params,
+  step: int | None = None,
 ) -> tuple[Params, int] | None:
-  """`restore_params` from a folder of checkpoints."""
+  """`restore_params` from the folder that a setting names."""
+  folder = _folder(setting, model_dir)
+  place = _place(setting, folder)
   steps = saved_steps(folder)
   if not steps:
     return None
@@ -249,37 +282,27 @@ def _restored(
     )
 
     def read_params() -> tuple[Record, dict[str, Params]]:
-      check_shapes(checkpoint, abstract_params, folder.parent)
+      check_shapes(checkpoint, abstract_params, place)
       found: dict[str, Params] = ocp.PyTreeCheckpointHandler().restore(
         checkpoint / STATE, args=args
       )
       return record_of(checkpoint), found
 
-    record, restored = attempt(read_params, folder.parent, step)
-    check_digests(restored, record, folder.parent, step)
+    record, restored = attempt(read_params, place, step)
+    check_digests(restored, record, place, step)
     return restored["params"], step
 
 
 def has_checkpoint(model_dir: str | os.PathLike[str]) -> bool:
   """Whether a run has saved a checkpoint in its folder."""
-  return bool(saved_steps(_folder("MODEL_DIR", model_dir)))
+  return bool(saved_steps(_folder(MODEL_DIR, model_dir)))
+
+
+def _place(setting: str, folder: AnyPath) -> str:
+  """A setting and its value, which has this folder of checkpoints."""
+  return f"{setting} = '{folder.parent}'"
 
 
 def _folder(macro: str, model_dir: str | os.PathLike[str]) -> AnyPath:
   """The folder of a run's checkpoints."""
   return files.absolute(files.path(macro, model_dir)) / FOLDER
-
-
-def _writer(folder: AnyPath, max_to_keep: int) -> ocp.CheckpointManager:
-  options = ocp.CheckpointManagerOptions(
-    max_to_keep=max_to_keep, enable_async_checkpointing=True
-  )
-  return ocp.CheckpointManager(folder, options=options)
-
-
-def _drop_read_only_warning(record: logging.LogRecord) -> bool:
-  """False for Orbax's warning that a folder is read only, as it should be."""
-  return "directory is read only" not in str(record.msg)
-
-
-logging.getLogger("absl").addFilter(_drop_read_only_warning)

@@ -33,16 +33,20 @@ class DamagedCheckpoint(OSError):
     reason: what is wrong with it.
   """
 
-  def __init__(self, model_dir: AnyPath, step: int, reason: str):
+  def __init__(self, place: str, step: int, reason: str):
     super().__init__(
-      f"MODEL_DIR = '{model_dir}' has a damaged checkpoint of step {step}"
-      f" ({reason})"
+      f"{place} has a damaged checkpoint of step {step} ({reason})"
     )
     self.step, self.reason = step, reason
 
 
-def attempt(read: Callable[[], Read], model_dir: AnyPath, step: int) -> Read:
+def attempt(read: Callable[[], Read], place: str, step: int) -> Read:
   """What `read` returns; every host takes part.
+
+  Args:
+    read: reads a checkpoint.
+    place: the setting that says where it is, like "MODEL_DIR = 'runs/x'".
+    step: of the checkpoint.
 
   Raises:
     DamagedCheckpoint: if it fails on any host, in a way that speaks of damage.
@@ -61,7 +65,7 @@ def attempt(read: Callable[[], Read], model_dir: AnyPath, step: int) -> Read:
       hosts = ", ".join(map(str, np.flatnonzero(failed)))
       failure = failure or f"process {hosts} cannot read it"
   if failure:
-    raise DamagedCheckpoint(model_dir, step, failure)
+    raise DamagedCheckpoint(place, step, failure)
   return cast(Read, found)
 
 
@@ -78,20 +82,16 @@ def record_of(checkpoint: AnyPath) -> Record:
   return record
 
 
-def check_digests(
-  tree: PyTree, record: Record, model_dir: AnyPath, step: int
-) -> None:
+def check_digests(tree: PyTree, record: Record, place: str, step: int) -> None:
   """Raises DamagedCheckpoint unless arrays have the digests of a record."""
   if record.digests is None:
     return
   for name, digest in digests(tree).items():
     if record.digests.get(name) != digest:
-      raise DamagedCheckpoint(model_dir, step, f"{name} is not what was saved")
+      raise DamagedCheckpoint(place, step, f"{name} is not what was saved")
 
 
-def check_shapes(
-  checkpoint: AnyPath, params: Params, model_dir: AnyPath
-) -> None:
+def check_shapes(checkpoint: AnyPath, params: Params, place: str) -> None:
   """Raises FileExistsError unless a checkpoint has parameters of these shapes.
 
   Orbax would say so, too, but in words of its own.
@@ -102,9 +102,9 @@ def check_shapes(
   for name in sorted(found.keys() | wanted.keys()):
     if found.get(name) != wanted.get(name):
       raise FileExistsError(
-        f"MODEL_DIR = '{model_dir}' has a checkpoint of another model:"
-        f" {name} has the shape {found.get(name)} there, but"
-        f" {wanted.get(name)} here. Set another MODEL_DIR, or undo the change."
+        f"{place} has a checkpoint of another model: {name} has the shape"
+        f" {found.get(name)} there, but {wanted.get(name)} here. Set another"
+        " folder, or undo the change."
       )
 
 

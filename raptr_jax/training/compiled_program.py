@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 
 from raptr_jax.contracts import Draws
 from raptr_jax.training import hlo, setup, targets
-from raptr_jax.training.compiled_steps import abstract_draws
+from raptr_jax.training.compiled_steps import abstract_copies
 from raptr_jax.training.experiment import Experiment
 
 COLLECTIVES = (
@@ -107,7 +107,7 @@ def compile_step(experiment: Experiment, draws: Draws) -> CompiledStep:
   began = time.perf_counter()
   state = setup.abstract_state(experiment)
   batch = setup.abstract_batch(experiment)
-  placed = abstract_draws(draws, experiment.partitioner.replicated)
+  placed = abstract_copies(draws, experiment.partitioner.replicated)
   lowered = setup.jitted_step(experiment, state).lower(state, batch, placed)
   needs = Memory(
     params=bytes_on_a_device(state.params),

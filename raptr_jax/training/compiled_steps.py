@@ -2,10 +2,12 @@
 
 import concurrent.futures
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import jax
+import numpy as np
 from jax.stages import Compiled, Wrapped
 from jaxtyping import PyTree
 
@@ -35,6 +37,7 @@ class CompiledSteps(contextlib.AbstractContextManager["CompiledSteps"]):
     *,
     start: int,
     partitioner: Partitioner,
+    limited: bool = False,
     others: Sequence[tuple[int, Callable[[], object]]] = (),
   ):
     """Starts to compile the programs of steps `start`, `start + 1`, ...
@@ -46,16 +49,22 @@ class CompiledSteps(contextlib.AbstractContextManager["CompiledSteps"]):
       draws: of the whole run.
       start: first step that will run.
       partitioner: places the draws.
+      limited: whether the step takes a `loss_limit`.
       others: functions that compile something else, each with the step before
         which the run needs it.
     """
     self._draws = draws
     self._partitioner = partitioner
+    self._limited = limited
     self._pool = concurrent.futures.ThreadPoolExecutor(1, "compile")
 
     def compile_for(draws: Draws) -> Compiled:
-      abstract = abstract_draws(draws, partitioner.replicated)
-      return step_fn.lower(abstract_state, abstract_batch, abstract).compile()
+      abstract, limit = (
+        abstract_copies(x, partitioner.replicated)
+        for x in (draws, self._limit(0.0))
+      )
+      lowered = step_fn.lower(abstract_state, abstract_batch, abstract, **limit)
+      return lowered.compile()
 
     others = sorted(others, key=lambda other: other[0])
     self._programs: dict[int, concurrent.futures.Future[Compiled]] = {}
@@ -69,14 +78,25 @@ class CompiledSteps(contextlib.AbstractContextManager["CompiledSteps"]):
       self._pool.submit(compile_other)
 
   def __call__(
-    self, step: int, state: State, batch: DeviceBatch
+    self,
+    step: int,
+    state: State,
+    batch: DeviceBatch,
+    loss_limit: float = math.inf,
   ) -> tuple[State, Metrics]:
     """Runs `step` without waiting for its results; the state is donated."""
     draws = self._partitioner.put_replicated(self._draws.at(step))
+    limit = self._partitioner.put_replicated(self._limit(loss_limit))
     program = self.program(step)
     with jax.transfer_guard("disallow"):
-      state, metrics = program(state, batch, draws)
+      state, metrics = program(state, batch, draws, **limit)
     return state, metrics
+
+  def _limit(self, value: float) -> dict[str, np.ndarray]:
+    """A limit of the loss, for steps that take one."""
+    return (
+      {"loss_limit": np.asarray(value, np.float32)} if self._limited else {}
+    )
 
   def ready(self, step: int) -> bool:
     """Whether the program of `step` is compiled."""
@@ -93,9 +113,8 @@ class CompiledSteps(contextlib.AbstractContextManager["CompiledSteps"]):
     self._pool.shutdown(wait=error_type is None, cancel_futures=True)
 
 
-def abstract_draws(draws: Draws, sharding: jax.sharding.Sharding) -> Draws:
-  """Shapes, types and placement of draws."""
-  abstract: Draws = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), draws
+def abstract_copies(tree: PyTree, sharding: jax.sharding.Sharding) -> PyTree:
+  """Shapes, types and placement of arrays of which devices have copies."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
   )
-  return abstract

@@ -16,6 +16,7 @@ from raptr_jax.methods.growth import GrowthPlan
 from raptr_jax.reports.trackers import Tracker
 from raptr_jax.tasks import files
 from raptr_jax.training.checkpoint import Checkpointer
+from raptr_jax.training.loss_watch import LossWatch
 from raptr_jax.training.optim import Optimizer
 from raptr_jax.training.partitioning import Partitioner
 
@@ -66,8 +67,10 @@ class Experiment:
     execution: "gather" (fast) or "cond" (one program), see `masked_stack.py`.
     report_period: steps between entries of training metrics.
     num_microbatches: parts of a batch whose gradients are accumulated.
-    max_skipped_steps: so many steps in a row whose loss or gradient is not
-      finite end the run; such a step changes no parameter.
+    max_skipped_steps: so many steps in a row end the run if their loss or
+      gradient is not finite, or their loss a spike; such a step changes no
+      parameter.
+    loss_watch: what counts as a spike of the loss; None for nothing.
     at_end: called with the trained model, in this order.
     profile_steps: (first, end) of the steps to trace, see `profiling.py`; the
       last traced step is end - 1. None traces nothing.
@@ -90,6 +93,7 @@ class Experiment:
   report_period: int = 10
   num_microbatches: int = 1
   max_skipped_steps: int = 10
+  loss_watch: LossWatch | None = None
   growth: GrowthPlan | Mapping[str, GrowthPlan] | None = None
   at_end: Sequence[AtEnd] = ()
   profile_steps: tuple[int, int] | None = None

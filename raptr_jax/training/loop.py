@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import time
 
 from jax.stages import Wrapped
 
@@ -15,6 +16,7 @@ from raptr_jax.training.compiled_steps import CompiledSteps
 from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.held_out import HeldOutEvaluator, held_out_evaluator
 from raptr_jax.training.history import History
+from raptr_jax.training.metrics import STEPS
 from raptr_jax.training.plan import make_plan
 from raptr_jax.training.profiling import traced
 from raptr_jax.training.recorder import Recorder, Report, open_report
@@ -25,7 +27,11 @@ from raptr_jax.training.summary import Summary, finish, finished_summary
 
 
 def train(
-  experiment: Experiment, config: str = "", *, accept_changes: bool = False
+  experiment: Experiment,
+  config: str = "",
+  *,
+  accept_changes: bool = False,
+  since: float | None = None,
 ) -> Summary:
   """Trains to the end, from the latest checkpoint, and returns the summary.
 
@@ -37,6 +43,8 @@ def train(
     config: text that describes it, kept in its folder.
     accept_changes: whether to go on where `experiment` or `config` has changed,
       see `alignment.py`.
+    since: when the program began to start up, as `time.monotonic()` tells it;
+      None for now.
 
   Raises:
     BlockingIOError: if another run is writing to the folder.
@@ -46,6 +54,7 @@ def train(
     OSError: if all checkpoints are damaged.
     Stopped: after SIGTERM or SIGINT, with a checkpoint saved.
   """
+  since = time.monotonic() if since is None else since
   experiment.open()
   with (
     alone_in(experiment.model_dir),
@@ -66,7 +75,9 @@ def train(
       if summary is not None:
         return summary
       try:
-        return _train(experiment, config, checkpoints, history, start)
+        return _train(
+          experiment, config, checkpoints, history, start=start, since=since
+        )
       except DamagedCheckpoint as damaged:
         checkpoints.pass_over(damaged)
 
@@ -76,7 +87,9 @@ def _train(
   config: str,
   checkpoints: CheckpointFolder,
   history: History,
+  *,
   start: int,
+  since: float,
 ) -> Summary:
   """Trains to the end from step `start`."""
   with contextlib.ExitStack() as stack:
@@ -86,12 +99,12 @@ def _train(
       history,
       report,
       start=start,
+      since=since,
       checkpoints=checkpoints,
       stack=stack,
     )
     # Only now is it clear that the state fits.
-    report.track(experiment.trackers, config)
-    report.write_config(config)
+    report.begin(experiment.trackers, config)
     with stop_signals(report.announce) as stop:
       state, step = loop.run(state, start, stop)
     if stop.signal_number is not None:
@@ -105,6 +118,7 @@ def _assemble(
   report: Report,
   *,
   start: int,
+  since: float,
   checkpoints: CheckpointFolder,
   stack: contextlib.ExitStack,
 ) -> tuple["_Loop", TrainState]:
@@ -130,6 +144,7 @@ def _assemble(
     report,
     start=start,
     progress=progress,
+    since=since,
   )
   loop = _Loop(
     experiment=experiment,
@@ -173,6 +188,7 @@ class _Loop:
     dataset = self.experiment.train_dataset
     batches = data_places.begin(dataset, self.progress)
     examples = self.progress.get("examples", 0)
+    self.recorder.stopwatch.turn_to(STEPS)
     for step in traced(start, self.experiment, self.recorder):
       # The entry of the steps so far comes first, since evaluation and
       # checkpoint wait for the device anyway. Evaluation comes before the
@@ -193,10 +209,11 @@ class _Loop:
       batch = self.experiment.partitioner.put_batch(next(batches))
       if not self.compiled.ready(step):
         length = self.recorder.plan.draws.path_lengths[step]
-        activity = f"compiling a step of {length} layers"
-        with self.recorder.paused(activity, in_log=True):
+        what = f"a step of {length} layers"
+        with self.recorder.paused("compiling", what, in_log=True):
           self.compiled.program(step)
-      state, metrics = self.compiled(step, state, batch)
+      limit = self.recorder.loss_limit(step)
+      state, metrics = self.compiled(step, state, batch, limit)
       # The host waits for earlier metrics only now that the device is busy, so
       # that the device never waits for the host.
       self.recorder.write_steps(step)

@@ -10,6 +10,9 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from raptr_jax.contracts import Metrics
 
+# What a run is for; the other activities have names of their own.
+STEPS = "steps"
+
 
 class IntervalMeter:
   """Sums metrics from one entry of the report to the next.
@@ -21,6 +24,7 @@ class IntervalMeter:
   Attributes:
     skipped_in_a_row: steps that changed nothing, up to the last that is known.
     most_in_a_row: the most that have come one after another.
+    has_spiked: whether the loss of a step was a spike.
   """
 
   def __init__(self, sums: Mapping[str, float], skipped_in_a_row: int = 0):
@@ -32,6 +36,7 @@ class IntervalMeter:
     """
     self._sums = dict(sums)
     self.skipped_in_a_row = self.most_in_a_row = skipped_in_a_row
+    self.has_spiked = False
     self._pending: list[dict[str, Array | int]] = []
 
   def add(self, metrics: Metrics, path_length: int) -> None:
@@ -52,6 +57,7 @@ class IntervalMeter:
       in_a_row = self.skipped_in_a_row + 1 if metrics["skipped"] else 0
       self.skipped_in_a_row = in_a_row
       self.most_in_a_row = max(self.most_in_a_row, in_a_row)
+      self.has_spiked = self.has_spiked or bool(metrics["spiked"])
       for name, value in metrics.items():
         self._sums[name] = self._sums.get(name, 0.0) + float(value)
     self._pending.clear()
@@ -60,7 +66,7 @@ class IntervalMeter:
   def close(self) -> dict[str, float]:
     """Ends the interval; waits for its steps, and returns their means.
 
-    Of `steps`, `tokens` and `skipped`, it returns the sums. Losses and
+    Of `steps`, `tokens`, `skipped` and `spiked`, it returns the sums. Losses and
     gradients are those of steps that were not skipped; NaN if all were.
     """
     sums = self.sums()
@@ -75,42 +81,67 @@ class IntervalMeter:
       "steps": sums["steps"],
       "tokens": sums["tokens"],
       "skipped": sums.get("skipped", 0.0),
+      "spiked": sums.get("spiked", 0.0),
     }
 
 
 class Stopwatch:
-  """Seconds spent on training steps, without other work.
+  """Seconds of a run, by what it does; it always does something.
 
-  Both figures continue those of earlier processes of the run.
+  All figures continue those of earlier processes of the run.
 
   Attributes:
-    seconds: up to the last lap or pause.
-    lap_seconds: likewise, since the last lap.
+    seconds: by activity, up to the last change, lap or reading.
+    lap_seconds: of `STEPS` since the last lap.
   """
 
-  def __init__(self, seconds: float, lap_seconds: float):
-    self.seconds = seconds
-    self.lap_seconds = lap_seconds
-    self._since = time.monotonic()
+  def __init__(
+    self,
+    seconds: Mapping[str, float],
+    lap_seconds: float,
+    *,
+    activity: str,
+    since: float,
+  ):
+    """Goes on.
 
-  def _count(self) -> None:
+    Args:
+      seconds: by activity, so far.
+      lap_seconds: so far.
+      activity: what the run does now.
+      since: when it has begun to, as `time.monotonic()` tells it.
+    """
+    self.seconds = {STEPS: 0.0, **seconds}
+    self.lap_seconds = lap_seconds
+    self._activity, self._since = activity, since
+
+  def turn_to(self, activity: str) -> str:
+    """Begins another activity; returns the one before."""
     now = time.monotonic()
-    self.seconds += now - self._since
-    self.lap_seconds += now - self._since
-    self._since = now
+    before, taken = self._activity, now - self._since
+    self.seconds[before] = self.seconds.get(before, 0.0) + taken
+    if before == STEPS:
+      self.lap_seconds += taken
+    self._activity, self._since = activity, now
+    return before
 
   @contextmanager
-  def paused(self) -> Iterator[None]:
-    """Stops the clock inside this context."""
-    self._count()
+  def paused(self, activity: str) -> Iterator[None]:
+    """Does something else inside this context."""
+    before = self.turn_to(activity)
     yield
-    self._since = time.monotonic()
+    self.turn_to(before)
 
   def lap(self) -> float:
-    """Seconds since the last lap; begins a new lap."""
-    self._count()
+    """Seconds of steps since the last lap; begins a new lap."""
+    self.read()
     lap, self.lap_seconds = self.lap_seconds, 0.0
     return lap
+
+  def read(self) -> dict[str, float]:
+    """A copy of `seconds` that counts up to now."""
+    self.turn_to(self._activity)
+    return dict(self.seconds)
 
 
 def unigram_loss(

@@ -53,13 +53,13 @@ def traced(
 def _trace(folder: files.AnyPath, recorder: Recorder) -> Iterator[None]:
   """Records what happens inside of this context."""
   with contextlib.ExitStack() as stack:
-    with recorder.paused("beginning a trace"):
+    with recorder.paused("tracing"):
       growing = stack.enter_context(files.growing(folder))
       jax.profiler.start_trace(growing.path)
     try:
       yield
     finally:
-      with recorder.paused("writing the trace"):
+      with recorder.paused("tracing"):
         jax.profiler.stop_trace()
         growing.publish()
       recorder.report.note(f"wrote a trace to {folder}")

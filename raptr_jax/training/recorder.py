@@ -9,15 +9,20 @@ import jax
 
 from raptr_jax.contracts import Metrics
 from raptr_jax.models import flops
-from raptr_jax.reports.report import RunReport, SilentReport
+from raptr_jax.reports.report import RunReport
+from raptr_jax.reports.silent_report import SilentReport
 from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.history import History
-from raptr_jax.training.metrics import IntervalMeter, Stopwatch
+from raptr_jax.training.loss_watch import LossLimits
+from raptr_jax.training.metrics import STEPS, IntervalMeter, Stopwatch
 from raptr_jax.training.plan import Plan
 from raptr_jax.training.state import Progress
 from raptr_jax.training.token_counts import padding
 
 Report: TypeAlias = RunReport | SilentReport
+REPEATED = (
+  "repeated steps"  # Those after the checkpoint of a process that died.
+)
 
 
 def open_report(experiment: Experiment, plan: Plan, start: int) -> Report:
@@ -42,10 +47,11 @@ class Recorder:
     report: receives the entries.
     last_entry: step of the last entry.
     meter: sums since then.
-    stopwatch: seconds of training, without other work.
+    stopwatch: seconds of the run, by what it does.
+    limits: of the loss.
     last_added: steps that the device has been given.
     tokens: read up to the last entry, without padding.
-    skipped: steps up to there whose loss or gradient was not finite.
+    skipped: steps up to there that changed nothing.
   """
 
   history: History
@@ -53,6 +59,7 @@ class Recorder:
   last_entry: int
   meter: IntervalMeter
   stopwatch: Stopwatch
+  limits: LossLimits
   last_added: int
   tokens: float
   skipped: int
@@ -65,8 +72,18 @@ class Recorder:
     *,
     start: int,
     progress: Progress,
+    since: float,
   ) -> "Recorder":
-    """A recorder that continues at step `start` from `progress`."""
+    """A recorder that continues at step `start` from `progress`.
+
+    Args:
+      history: of the run.
+      report: receives the entries.
+      start: step of the checkpoint.
+      progress: of that checkpoint.
+      since: when this process began to start up, by `time.monotonic()`.
+    """
+    watch = history.experiment.loss_watch
     recorder = cls(
       history=history,
       report=report,
@@ -75,8 +92,12 @@ class Recorder:
         progress.get("sums", {}), progress.get("skipped_in_a_row", 0)
       ),
       stopwatch=Stopwatch(
-        progress.get("train_seconds", 0.0), progress.get("lap_seconds", 0.0)
+        _seconds(report.seconds, progress.get("train_seconds", 0.0)),
+        progress.get("lap_seconds", 0.0),
+        activity="starting up",
+        since=since,
       ),
+      limits=LossLimits(watch, start, progress.get("losses", [])),
       last_added=start,
       tokens=progress.get("tokens", 0.0),
       skipped=progress.get("skipped", 0),
@@ -99,35 +120,47 @@ class Recorder:
     Raises:
       FloatingPointError: if too many steps in a row were not finite.
     """
-    self.check_finite(step)
+    self.check_skipped(step)
+    seconds = self.stopwatch.read()
+    self.report.write_seconds(seconds)
     return {
       "facts": self.history.facts(step),
       "parts": list(self.history.parts(step)),
       "sums": self.meter.sums(),
       "skipped": self.skipped,
       "skipped_in_a_row": self.meter.skipped_in_a_row,
+      "losses": self.limits.losses(step),
       "tokens": self.tokens,
-      "train_seconds": self.stopwatch.seconds,
+      "train_seconds": seconds[STEPS],
       "lap_seconds": self.stopwatch.lap_seconds,
     }
 
   def add(self, step: int, metrics: Metrics) -> None:
     """Takes the metrics of a step without waiting for them."""
     self.meter.add(metrics, int(self.plan.draws.path_lengths[step]))
+    self.limits.add(step, metrics)
     self.last_added = step + 1
 
+  def loss_limit(self, step: int) -> float:
+    """The loss above which a step changes nothing."""
+    begins = (0, *self.plan.boundaries)
+    return self.limits.of(step, begins[self.plan.stage_index(step)])
+
   @contextlib.contextmanager
-  def paused(self, activity: str, *, in_log: bool = False) -> Iterator[None]:
+  def paused(
+    self, activity: str, what: str = "", *, in_log: bool = False
+  ) -> Iterator[None]:
     """Excludes this context from the training time.
 
     Args:
       activity: what the run does instead of training, shown meanwhile.
+      what: with what it does so.
       in_log: whether a log gets a line about it, too.
     """
     self.meter.sums()  # The clock stops when the device is idle.
     with (
-      self.stopwatch.paused(),
-      self.report.activity(activity, in_log=in_log),
+      self.stopwatch.paused(activity),
+      self.report.activity(f"{activity} {what}".strip(), in_log=in_log),
     ):
       yield
 
@@ -144,17 +177,22 @@ class Recorder:
     )
     if step == self.last_entry or not due:
       return
-    self.check_finite(step)
+    self.check_skipped(step)
     means = self.meter.close()
     steps, seconds = means.pop("steps"), self.stopwatch.lap()
-    tokens, skipped = means.pop("tokens"), int(means.pop("skipped"))
+    tokens, spiked = means.pop("tokens"), means.pop("spiked")
+    skipped = means.pop("skipped")
     self.tokens += tokens
-    self.skipped += skipped
-    if skipped:
-      self.report.note(
-        f"warning: {skipped} of the {steps:.0f} steps up to {step} changed"
-        " nothing, since their loss or gradient was not finite"
-      )
+    self.skipped += int(skipped)
+    for count, reason in (
+      (skipped - spiked, "loss or gradient was not finite"),
+      (spiked, "loss was a spike"),
+    ):
+      if count:
+        self.report.note(
+          f"warning: {count:.0f} of the {steps:.0f} steps up to {step} changed"
+          f" nothing, since their {reason}"
+        )
     begun = self.history.flops_spent(int(step - steps))
     spent = self.history.flops_spent(step)
     entry = {
@@ -169,6 +207,7 @@ class Recorder:
       "mfu": flops.utilisation((spent - begun) / seconds),
     }
     self.report.train(step, means | entry)
+    self.report.write_seconds(self.stopwatch.seconds)
     self.last_entry = step
 
   def write_evaluation(
@@ -178,19 +217,48 @@ class Recorder:
     if not self.report.has_eval(step, layers):
       self.report.evaluation(step, layers, losses)
 
-  def check_finite(self, step: int) -> None:
+  def check_skipped(self, step: int) -> None:
     """Prevents checkpoints and entries of a run that has diverged.
 
     Raises:
-      FloatingPointError: if too many steps in a row were not finite.
+      FloatingPointError: if too many steps in a row changed nothing, or the
+        loss of one was a spike that is to end the run.
     """
     self.meter.sums()
+    watch = self.history.experiment.loss_watch
     most = self.history.experiment.max_skipped_steps
-    if self.meter.most_in_a_row >= most:
-      raise FloatingPointError(
-        f"{self.meter.most_in_a_row} steps in a row, up to step {step}, had a"
-        " loss or a gradient that was not finite, and changed nothing"
-        f" (experiment.Experiment.max_skipped_steps = {most}). Try a lower"
-        " --gin.LEARNING_RATE or more --gin.WARMUP_STEPS; the checkpoints are"
-        " unaffected, and the run resumes from the latest."
+    if self.meter.has_spiked and watch is not None and watch.stop:
+      found = (
+        f"the loss of a step up to {step} was a spike, which changed nothing"
+        " (loss_watch.LossWatch.stop = True)"
       )
+    elif self.meter.most_in_a_row >= most:
+      what = "a loss or a gradient that was not finite"
+      if self.meter.has_spiked:
+        what += ", or a loss that was a spike"
+      found = (
+        f"{self.meter.most_in_a_row} steps in a row, up to step {step}, had"
+        f" {what}, and changed nothing"
+        f" (experiment.Experiment.max_skipped_steps = {most})"
+      )
+    else:
+      return
+    raise FloatingPointError(
+      f"{found}. Try a lower --gin.LEARNING_RATE or more --gin.WARMUP_STEPS; the"
+      " checkpoints are unaffected, and the run resumes from the latest."
+    )
+
+
+def _seconds(earlier: Mapping[str, float], steps: float) -> dict[str, float]:
+  """What a run has spent its seconds on, for one that goes on.
+
+  Args:
+    earlier: seconds of earlier processes by activity, as far as they told.
+    steps: those spent on the steps up to the checkpoint.
+
+  Returns:
+    The same, with those of later steps, which will be repeated, by themselves.
+  """
+  repeated = earlier.get(REPEATED, 0.0) + earlier.get(STEPS, 0.0) - steps
+  lost = {REPEATED: repeated} if repeated > 0 else {}
+  return {**earlier, STEPS: steps, **lost}

@@ -60,6 +60,7 @@ class Progress(TypedDict, total=False):
     sums: metrics since the last entry of the report.
     skipped: steps up to that entry that changed nothing.
     skipped_in_a_row: such steps just before this checkpoint.
+    losses: of the last steps, for a `LossWatch`; None for those left out.
     tokens: read up to that entry, without padding.
     train_seconds: seconds of training.
     lap_seconds: seconds of training since the last entry of the report.
@@ -72,6 +73,7 @@ class Progress(TypedDict, total=False):
   sums: dict[str, float]
   skipped: int
   skipped_in_a_row: int
+  losses: list[float | None]
   tokens: float
   train_seconds: float
   lap_seconds: float

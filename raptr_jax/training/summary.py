@@ -1,6 +1,5 @@
 """The end of a run: its last evaluations, and `summary.json`."""
 
-import json
 from typing import Any, TypeAlias
 
 from raptr_jax.reports.provenance import provenance
@@ -10,11 +9,13 @@ from raptr_jax.reports.run_files import (
   PAGE_FILE,
   SUMMARY_FILE,
   config_changes,
+  read_summary,
 )
 from raptr_jax.tasks import files
 from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.held_out import HeldOutEvaluator
 from raptr_jax.training.history import factors
+from raptr_jax.training.metrics import STEPS
 from raptr_jax.training.recorder import Recorder
 from raptr_jax.training.setup import parameter_count
 from raptr_jax.training.state import TrainState
@@ -40,13 +41,17 @@ def finished_summary(
   complete = all((folder / name).exists() for name in names)
   if start < experiment.total_steps or not complete:
     return None
+  try:
+    summary: Summary = read_summary(experiment.model_dir)
+  except OSError as error:
+    print(f"warning: {error}")
+    return None
   print(f"complete: {path} has all {start} steps")
   old = folder / CONFIG_FILE
   changes = old.exists() and config_changes(old.read_text("utf-8"), config)
   if changes:
     print("  what has changed since has no effect; set another MODEL_DIR:")
     print("\n".join(f"  {change}" for change in changes))
-  summary: Summary = json.loads(path.read_text(encoding="utf-8"))
   return summary
 
 
@@ -58,9 +63,14 @@ def finish(
 ) -> Summary:
   """Evaluates the full model and shorter paths, and writes the summary."""
   report = recorder.report
-  losses = _last_evaluations(experiment, evaluator, recorder, state)
+  with recorder.paused("evaluating"):
+    losses = _last_evaluations(experiment, evaluator, recorder, state)
+  seconds = recorder.stopwatch.read()
+  report.write_seconds(seconds)
   summary = _summary(experiment, recorder, losses) | {
-    "train_seconds": recorder.stopwatch.seconds,
+    "train_seconds": seconds[STEPS],
+    "goodput": seconds[STEPS] / sum(seconds.values()),
+    "seconds": seconds,
     "parameters": parameter_count(state.params),
   }
   report.write_summary(summary)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, Key, Shaped
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from raptr_jax.contracts import (
   DeviceBatch,
@@ -38,6 +38,7 @@ def train_step(
   optimizer: Optimizer,
   num_microbatches: int = 1,
   replica_axes: tuple[str, ...] = (),
+  loss_limit: Float[Array, ""] | None = None,
 ) -> tuple[TrainState, Metrics]:
   """Trains the paths of `draws` on one batch.
 
@@ -55,13 +56,15 @@ def train_step(
       With several microbatches, each copy sums its own gradients, and the sums
       are added once; with one, XLA adds those of a layer as soon as it has
       them, while it computes the next.
+    loss_limit: a mean loss above it is a spike; None for no limit.
 
   Returns:
     The next state, and the metrics of `model.loss_fn` with `grad_norm`, the
-    norm of the gradient before clipping, `tokens`, those of the batch without
-    padding, and `skipped`: whether the gradient is not finite, as that of a
-    loss that is not. Then parameters and moments stay as they are, bit for bit, and the other
-    metrics are 0.
+    norm of the gradient before clipping; `tokens`, those of the batch without
+    padding; `spiked`, whether the loss is a spike; and `skipped`: whether it
+    is, or the gradient is not finite, as that of a loss that is not. Then
+    parameters and moments stay as they are, bit for bit, and the metrics of the
+    model and `grad_norm` are 0.
   """
   step_key = jax.random.fold_in(dropout_key, state.step)
   gradient = functools.partial(_gradient, model)
@@ -80,8 +83,11 @@ def train_step(
     name: draws[name].kept_mask(size) for name, size in model.stacks.items()
   }
   metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
+  spiked = jnp.zeros((), bool)
+  if loss_limit is not None:
+    spiked = metrics["loss"] / weight > loss_limit
   # A loss that is not finite has such a gradient, too.
-  is_finite = jnp.isfinite(metrics["grad_norm"])
+  skipped = ~jnp.isfinite(metrics["grad_norm"]) | spiked
 
   def update() -> tuple[Params, OptState]:
     updates, opt_state = optimizer.update(
@@ -92,11 +98,12 @@ def train_step(
   def skip() -> tuple[Params, OptState]:
     return state.params, _counted(state.opt_state)
 
-  params, opt_state = jax.lax.cond(is_finite, update, skip)
-  metrics = {name: jnp.where(is_finite, x, 0) for name, x in metrics.items()}
+  params, opt_state = jax.lax.cond(skipped, skip, update)
+  metrics = {name: jnp.where(skipped, 0, x) for name, x in metrics.items()}
   return TrainState(state.step + 1, params, opt_state), metrics | {
     "tokens": jnp.asarray(real_tokens(batch)),
-    "skipped": ~is_finite,
+    "spiked": spiked,
+    "skipped": skipped,
   }
 
 

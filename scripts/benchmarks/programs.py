@@ -24,7 +24,7 @@ from raptr_jax.models.bert import BertConfig, BertMaskedLM
 from raptr_jax.models.decoder import DecoderConfig
 from raptr_jax.models.decoder_lm import DecoderLM
 from raptr_jax.training import optim, setup
-from raptr_jax.training.compiled_steps import abstract_draws
+from raptr_jax.training.compiled_steps import abstract_copies
 from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.state import TrainState
 
@@ -186,7 +186,7 @@ class Trainer:
       replicated = self.experiment.partitioner.replicated
       batch = setup.abstract_batch(self.experiment)
       lowered = self._step.lower(
-        self._abstract, batch, abstract_draws(draws, replicated)
+        self._abstract, batch, abstract_copies(draws, replicated)
       )
       self._compiled[form] = lowered.compile()
     return self._compiled[form]

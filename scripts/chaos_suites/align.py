@@ -15,8 +15,11 @@ REFUSED: tuple[tuple[dict[str, str], tuple[str, ...]], ...] = (
   ({"LEARNING_RATE": "1e-4"}, ("LEARNING_RATE = 0.002 there, 0.0001 here",)),
   ({"WARMUP_STEPS": "5"}, ("WARMUP_STEPS = 4 there, 5 here",)),
   ({"BATCH_SIZE": "16"}, ("BATCH_SIZE = 8 there, 16 here",)),
-  ({"NUM_LAYERS": "5"}, ("NUM_LAYERS = 4 there, 5 here",)),
-  ({"PATH_LENGTHS": "(1, 3, 4)"}, ("PATH_LENGTHS = (2, 3, 4) there",)),
+  (
+    {"NUM_LAYERS": "5", "PATH_LENGTHS": "(2, 3, 5)"},
+    ("NUM_LAYERS = 4 there, 5 here", "PATH_LENGTHS = (2, 3, 4) there"),
+  ),
+  ({"PATH_LENGTHS": "(2, 2, 4)"}, ("PATH_LENGTHS = (2, 3, 4) there",)),
   ({"PATH_SAMPLER": "'exact'"}, ("PATH_SAMPLER", "'exact' here")),
   (
     {"POLICY": "@policies.full()", "policies__full__num_layers": "4"},

@@ -10,7 +10,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 # What depends on the machine, and on how often a run was started.
-TIMES = ("tokens_per_second", "step_seconds", "mfu", "train_seconds")
+TIMES = (
+  "tokens_per_second",
+  "step_seconds",
+  "mfu",
+  "train_seconds",
+  "seconds",
+  "goodput",
+)
 
 
 def difference(unbroken: Path, folder: Path) -> str:
