@@ -211,11 +211,8 @@ def _run(flags: argparse.Namespace) -> None:
     agree(configuration.config_text())
   keep_freed_memory()
   keep_programs(_programs_folder())
-  run = _opened()
+  run = _opened(flags.profile_steps)
   if isinstance(run, Experiment):
-    if flags.profile_steps:
-      with _mendable():
-        run = dataclasses.replace(run, profile_steps=flags.profile_steps)
     check_memory(run)
     try:
       train(
@@ -242,13 +239,13 @@ def _programs_folder() -> str | None:
   return folder
 
 
-def _opened() -> Any:
+def _opened(profile_steps: tuple[int, int] | None) -> Any:
   """The run with its data, which is prepared if that is quick."""
   from raptr_jax.tasks.prepared.prepare import prepare
   from raptr_jax.tasks.task import NotPreparedError
 
   with _mendable():
-    run = configuration.build("RUN")
+    run = _built(profile_steps)
     try:
       run.open()
     except NotPreparedError:
@@ -256,8 +253,18 @@ def _opened() -> Any:
         raise
       gin.get_configurable(prepare)()
       # Built again, since sizes may depend on the text.
-      run = configuration.build("RUN")
+      run = _built(profile_steps)
       run.open()
+  return run
+
+
+def _built(profile_steps: tuple[int, int] | None) -> Any:
+  """The run, with the steps of `--profile_steps`."""
+  from raptr_jax.training.experiment import Experiment
+
+  run = configuration.build("RUN")
+  if profile_steps and isinstance(run, Experiment):
+    run = dataclasses.replace(run, profile_steps=profile_steps)
   return run
 
 

@@ -182,7 +182,7 @@ def test_debug_shows_the_traceback_above_the_line(tmp_path, capsys):
 def test_too_little_memory_names_what_to_change(
   error, tmp_path, monkeypatch, capsys
 ):
-  def fails():
+  def fails(profile_steps):
     raise error
 
   monkeypatch.setattr(main, "_opened", fails)
@@ -196,7 +196,7 @@ def test_too_little_memory_names_what_to_change(
 
 
 def test_other_failures_of_jax_keep_their_traceback(tmp_path, monkeypatch):
-  def fails():
+  def fails(profile_steps):
     raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
   monkeypatch.setattr(main, "_opened", fails)

@@ -28,6 +28,21 @@ def test_row_as_bytes_by_hand():
   assert _lists([records.decode_row(record)]) == [([7, 300], [2])]
 
 
+@pytest.mark.parametrize(
+  "record", [b"", b"\x01\0\0\0\x03\0\0\0\x07\0\0\0", b"\xff" * 8, b"123"]
+)
+def test_what_is_no_row_is_refused(record):
+  with pytest.raises(ValueError, match=r"not a row|multiple of element size"):
+    records.decode_row(record)
+
+
+@pytest.mark.parametrize("ids", [[7, 320], [-1, 0]])
+def test_ids_beyond_the_vocabulary_are_named(ids):
+  row = Row(np.array(ids, np.int32), np.array([2], np.int32))
+  with pytest.raises(ValueError, match=f"{ids[0]} to {ids[1]}.* 0 to 319"):
+    records.check_ids(row, 320)
+
+
 @pytest.mark.parametrize("count", [0, 1, records.ROWS_AT_ONCE + 1])
 def test_shard_gives_back_its_rows(tmp_path, count):
   path = tmp_path / "train-00000.array_record"

@@ -135,7 +135,12 @@ class _Examples:
 
   def example(self, position: int) -> dict[str, np.ndarray]:
     epoch, index = self.order.locate(position, self.num_rows)
-    row = records.decode_row(self.rows[index])
+    record = self.rows[index]
+    try:
+      row = records.decode_row(record)
+      records.check_ids(row, len(self.unigram_counts))
+    except ValueError as error:
+      raise records.damaged(self.rows.shard(index), error) from error
     return self.corrupt(row, self.order.rng(epoch, index))
 
 
@@ -166,10 +171,10 @@ class _Rows:
     try:
       record: bytes = self._source[index]
     except RuntimeError as error:
-      raise records.damaged(self._shard(index), error) from error
+      raise records.damaged(self.shard(index), error) from error
     return record
 
-  def _shard(self, index: int) -> AnyPath:
+  def shard(self, index: int) -> AnyPath:
     """The shard that has a row."""
     for path in self._paths[:-1]:
       count = records.num_rows([path])

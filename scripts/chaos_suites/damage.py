@@ -53,6 +53,17 @@ def _unfinish(here: Path) -> None:
   (here / "run" / "summary.json").unlink()
 
 
+def _large_ids(here: Path) -> None:
+  """Adds 5000 to all ids of a shard."""
+  from raptr_jax.tasks.prepared import records
+
+  rows = [
+    row._replace(tokens=row.tokens + 5_000)
+    for row in records.read_shard(_shard(here))
+  ]
+  records.write_shard(_shard(here), rows)
+
+
 def _swap_metadata(here: Path) -> None:
   path = here / TASK / "metadata.json"
   found = json.loads(path.read_text())
@@ -130,6 +141,13 @@ DAMAGE = (
     has_run=True,
   ),
   Case(
+    "ids beyond the vocabulary",
+    (),
+    ("train-00000", "5000", "0 to 319", "--run_mode=prepare"),
+    _large_ids,
+    has_data=True,
+  ),
+  Case(
     "metadata cut short",
     (),
     ("metadata.json", "prepare"),
@@ -141,6 +159,7 @@ DAMAGE = (
     (),
     ("metadata.json", "prepare"),
     lambda here: (here / TASK / "metadata.json").write_text("[1, 2]"),
+    has_data=True,
   ),
   Case(
     "metadata without a split",

@@ -64,10 +64,27 @@ def encode_row(row: Row) -> bytes:
 
 
 def decode_row(record: bytes) -> Row:
-  """The row of a record, as read-only arrays."""
+  """The row of a record, as read-only arrays.
+
+  Raises:
+    ValueError: it is none.
+  """
   values = np.frombuffer(record, "<i4")
-  begin = 1 + int(values[0])
-  return Row(tokens=values[begin:], segment_lengths=values[1:begin])
+  begin = 1 + int(values[0]) if len(values) else 0
+  row = Row(tokens=values[begin:], segment_lengths=values[1:begin])
+  if not begin or row.segment_lengths.sum() != len(row.tokens):
+    raise ValueError("a record is not a row")
+  return row
+
+
+def check_ids(row: Row, num_ids: int) -> None:
+  """Raises ValueError if a row has ids that a vocabulary does not have."""
+  # Without a sign, negative ids are large ones.
+  if row.tokens.view("<u4").max(initial=0) >= num_ids:
+    raise ValueError(
+      f"a row has ids from {row.tokens.min()} to {row.tokens.max()}, expected 0"
+      f" to {num_ids - 1}"
+    )
 
 
 def shard_path(folder: AnyPath, split: str, number: int) -> AnyPath:
@@ -126,7 +143,7 @@ def num_rows(paths: Iterable[AnyPath]) -> int:
   return total
 
 
-def damaged(path: AnyPath, error: RuntimeError) -> OSError:
+def damaged(path: AnyPath, error: RuntimeError | ValueError) -> OSError:
   """What to raise for a shard that cannot be read."""
   return OSError(
     f"{path} is damaged ({error}): delete it, and run the same command with "
