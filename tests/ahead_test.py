@@ -10,6 +10,7 @@ from raptr_jax.methods.growth import GrowthPlan, row_moves
 from raptr_jax.methods.schedule import stage_schedule
 from raptr_jax.training import setup
 from raptr_jax.training.ahead import compile_ahead
+from raptr_jax.training.digests import digests
 from raptr_jax.training.held_out import held_out_evaluator
 from raptr_jax.training.plan import make_plan
 from tests.toy import LAYERS, make_experiment
@@ -66,6 +67,7 @@ def test_nothing_is_compiled_at_a_boundary(stacking):
       moves = map(stacking.partitioner.put_replicated, moves)
       state = grow(state, *moves)
       evaluator.full(state.params, stacking.depths(6))
+      digests(state)  # For its checkpoint.
     assert found == []
     with compilations() as found:  # The listener hears of one that is new.
       evaluator.full(state.params, {"stack": 1})

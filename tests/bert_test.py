@@ -166,7 +166,7 @@ class OriginalBert:
 def test_post_norm_is_the_original_bert_on_its_published_tensors():
   config = dataclasses.replace(TINY, pooler=True)
   tensors = published_tensors(config)
-  params = params_from_published(tensors, config)
+  params = params_from_published(tensors, config, head_dim=8)
   model = BertMaskedLM(config)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   same = jax.tree.map(lambda x, y: x.shape == y.shape, params, nn.unbox(shapes))
@@ -195,7 +195,32 @@ def test_a_missing_published_tensor_is_named():
   tensors = published_tensors(TINY)
   del tensors["bert/encoder/layer_1/output/dense/bias"]
   with pytest.raises(KeyError, match="layer_1/output/dense/bias"):
-    params_from_published(tensors, TINY)
+    params_from_published(tensors, TINY, head_dim=8)
+
+
+@pytest.mark.parametrize(
+  ("changes", "told"),
+  [
+    ({"num_layers": 2}, "num_layers = 3 there, 2 here"),
+    ({"num_heads": 4}, "num_heads = 2 there, 4 here"),
+    ({"vocab_size": 51}, "vocab_size = 50 there, 51 here"),
+    ({"max_length": 11}, "max_length = 12 there, 11 here"),
+    ({"norm": "pre"}, "norm = 'pre'"),
+  ],
+)
+def test_another_model_than_the_published_one_is_refused(changes, told):
+  tensors = published_tensors(TINY)
+  with pytest.raises(ValueError, match=told):
+    params_from_published(
+      tensors, dataclasses.replace(TINY, **changes), head_dim=8
+    )
+
+
+def test_published_heads_have_64_units():
+  tensors = published_tensors(dataclasses.replace(TINY, embed_dim=128))
+  wrong = dataclasses.replace(TINY, embed_dim=128, num_heads=4)
+  with pytest.raises(ValueError, match="num_heads = 2 there, 4 here"):
+    params_from_published(tensors, wrong)
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])

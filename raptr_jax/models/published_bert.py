@@ -18,6 +18,7 @@ and layers are stacked on a leading axis.
   cls/predictions/output_bias                -> head_bias
 """
 
+import re
 from collections.abc import Mapping
 
 import jax
@@ -28,19 +29,26 @@ from raptr_jax.contracts import Params
 from raptr_jax.models.bert import BertConfig
 
 Tensors = Mapping[str, np.ndarray]
+HEAD_DIM = 64  # Of all published sizes, from tiny to large.
+LAYER = re.compile(r"bert/encoder/layer_(\d+)/")
 
 
-def params_from_published(tensors: Tensors, config: BertConfig) -> Params:
+def params_from_published(
+  tensors: Tensors, config: BertConfig, *, head_dim: int = HEAD_DIM
+) -> Params:
   """Parameters from the tensors of a checkpoint.
 
   Args:
     tensors: arrays by name; others, such as those of the next-sentence head,
       are ignored.
     config: sizes of that checkpoint, with `norm="post"`.
+    head_dim: size of a head of that checkpoint, which no tensor tells.
 
   Raises:
     KeyError: if a tensor is missing.
+    ValueError: if `config` is of another model than the checkpoint.
   """
+  _check_sizes(tensors, config, head_dim)
   rows = [_layer(tensors, i, config) for i in range(config.num_layers)]
   params = {
     "token_embedding": _table(tensors, "word_embeddings"),
@@ -55,6 +63,46 @@ def params_from_published(tensors: Tensors, config: BertConfig) -> Params:
   if config.pooler:
     params["pooler"] = _dense(tensors, "bert/pooler/dense")
   return params
+
+
+def _check_sizes(tensors: Tensors, config: BertConfig, head_dim: int) -> None:
+  """Raises ValueError unless a checkpoint has these sizes.
+
+  A model of fewer layers, or of other heads, would run, and be wrong.
+  """
+  tables = {
+    name: tensors[f"bert/embeddings/{name}_embeddings"].shape
+    for name in ("word", "position", "token_type")
+  }
+  layers = {
+    int(found[1])
+    for name in tensors
+    if (found := LAYER.match(name)) is not None
+  }
+  vocab_size, embed_dim = tables["word"]
+  sizes = {
+    "vocab_size": (vocab_size, config.vocab_size),
+    "num_layers": (len(layers), config.num_layers),
+    "embed_dim": (embed_dim, config.embed_dim),
+    "num_heads": (embed_dim // head_dim, config.num_heads),
+    "max_length": (tables["position"][0], config.max_length),
+    "num_token_types": (tables["token_type"][0], config.num_token_types),
+  }
+  others = [
+    f"{name} = {found} there, {wanted} here"
+    for name, (found, wanted) in sizes.items()
+    if found != wanted
+  ]
+  if others:
+    raise ValueError(
+      f"the checkpoint is of another model: {', '.join(others)}, with heads of"
+      f" {head_dim}. Set bert.BertConfig to its sizes."
+    )
+  if config.norm != "post":
+    raise ValueError(
+      f"bert.BertConfig.norm = {config.norm!r}, but published checkpoints have"
+      " 'post'."
+    )
 
 
 def _layer(tensors: Tensors, index: int, config: BertConfig) -> Params:

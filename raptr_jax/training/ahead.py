@@ -8,6 +8,7 @@ from jax.stages import Wrapped
 from raptr_jax.methods.growth import row_moves
 from raptr_jax.training import setup
 from raptr_jax.training.compiled_steps import CompiledSteps
+from raptr_jax.training.digests import compile_digests
 from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.held_out import HeldOutEvaluator
 from raptr_jax.training.plan import Plan
@@ -36,6 +37,10 @@ def compile_ahead(
 
   def others() -> Iterator[tuple[int, Callable[[], object]]]:
     yield evaluator.next_due(start), evaluation(start)
+    yield (
+      experiment.checkpointer.next_due(start),
+      functools.partial(compile_digests, abstract),
+    )
     for step in experiment.boundaries if experiment.growths else ():
       if step >= start:
         yield step, functools.partial(compile_growth, step)

@@ -70,6 +70,10 @@ class Checkpointer:
         f" and checkpoint.Checkpointer.keep = {self.keep}, expected at least 1."
       )
 
+  def next_due(self, step: int) -> int:
+    """The first step after `step` at which to save, but for the last one."""
+    return (step // self.period + 1) * self.period
+
   def open(self, model_dir: str | os.PathLike[str]) -> "CheckpointFolder":
     """The checkpoints of the run in this folder."""
     return CheckpointFolder(self, model_dir)

@@ -27,6 +27,11 @@ def digests(tree: PyTree) -> dict[str, str]:
   }
 
 
+def compile_digests(abstract: PyTree) -> None:
+  """Compiles what the digests of such a tree need, before they are needed."""
+  _sums_of_all.lower(jax.tree.leaves(abstract)).compile()
+
+
 def _text(sums: UInt32[np.ndarray, "2"]) -> str:
   return "".join(f"{int(x):08x}" for x in sums)
 

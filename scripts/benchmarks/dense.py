@@ -154,7 +154,11 @@ def same_loss(workload: Workload, config: BertConfig) -> Table:
 
   theirs = TorchTrainer(workload)
   model = workload.model()
-  params = params_from_published(published_tensors(theirs.model), config)
+  params = params_from_published(
+    published_tensors(theirs.model),
+    config,
+    head_dim=config.embed_dim // config.num_heads,
+  )
   _, metrics = Partitioner().jit(model.loss_fn)(
     params,
     workload.batch_of(0),
