@@ -46,6 +46,7 @@ def outcomes(scene: Scene) -> Iterator[Outcome]:
     "experiment__Experiment__report_period": "50",
   }
   alone, killed = scene.folder / "alone", scene.folder / "killed"
+  _ = scene.program.prepared  # Before two programs need the data.
   begun = time.monotonic()
   with (
     concurrent.futures.ThreadPoolExecutor(2) as pool,
@@ -56,8 +57,10 @@ def outcomes(scene: Scene) -> Iterator[Outcome]:
     reading = pool.submit(process.communicate)
     watching = pool.submit(_watched, process)
     lives = _killed_until_done(scene, killed, bindings)
-    reading.result()
+    _, err = reading.result()
     samples = watching.result()
+  if process.returncode:
+    raise RuntimeError(f"code {process.returncode}: {err[-500:]}")
   minutes = (time.monotonic() - begun) / 60
   name = f"{steps:,} steps, {len(lives) - 1} kills in {minutes:.0f} min"
   yield Outcome(name, ending.difference(alone, killed))
