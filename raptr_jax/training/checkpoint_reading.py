@@ -1,7 +1,7 @@
 """Reads checkpoints, and notices damage."""
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import TypeAlias, TypeVar, cast
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from raptr_jax.training.digests import digests
 
 STATE, RECORD = "state", "progress"  # The parts of a checkpoint.
 Read = TypeVar("Read")
+Shapes: TypeAlias = dict[str, tuple[int, ...]]
 # What does not speak of damage.
 OTHER_ERRORS = (
   FileExistsError,
@@ -78,6 +79,19 @@ def record_of(checkpoint: AnyPath) -> Record:
   return record
 
 
+def arrays_of(checkpoint: AnyPath) -> PyTree:
+  """All arrays of a checkpoint, in memory; asks for no model and no devices."""
+  handler = ocp.PyTreeCheckpointHandler()
+  as_numpy = jax.tree.map(
+    lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+    handler.metadata(checkpoint / STATE).tree,
+  )
+  args = ocp.args.PyTreeRestore(restore_args=as_numpy)
+  return jax.tree.map(
+    np.asarray, handler.restore(checkpoint / STATE, args=args)
+  )
+
+
 def check_digests(
   tree: PyTree, record: Record, model_dir: AnyPath, step: int
 ) -> None:
@@ -96,9 +110,13 @@ def check_shapes(
 
   Orbax would say so, too, but in words of its own.
   """
-  path = checkpoint / "state"
-  found = _shapes(ocp.PyTreeCheckpointHandler().metadata(path).tree["params"])
-  wanted = _shapes(params)
+  path = checkpoint / STATE
+  tree = ocp.PyTreeCheckpointHandler().metadata(path).tree
+  compare_shapes(shapes(tree["params"]), shapes(params), model_dir)
+
+
+def compare_shapes(found: Shapes, wanted: Shapes, model_dir: AnyPath) -> None:
+  """Raises FileExistsError, which names an array, unless both are the same."""
   for name in sorted(found.keys() | wanted.keys()):
     if found.get(name) != wanted.get(name):
       raise FileExistsError(
@@ -108,8 +126,9 @@ def check_shapes(
       )
 
 
-def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
-  leaves = jax.tree_util.tree_leaves_with_path(params)
+def shapes(tree: PyTree) -> Shapes:
+  """Shapes of all arrays of a tree, by their path."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {
     jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
     for path, leaf in leaves

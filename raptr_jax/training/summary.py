@@ -33,13 +33,10 @@ def finished_summary(
     config: text that describes it.
     start: step of its latest checkpoint.
   """
+  if not is_complete(experiment, start):
+    return None
   folder = files.path("MODEL_DIR", experiment.model_dir)
   path = folder / SUMMARY_FILE
-  ends = (end.file_name for end in experiment.at_end)
-  names = (SUMMARY_FILE, PAGE_FILE, CURVES_FILE, *ends)
-  complete = all((folder / name).exists() for name in names)
-  if start < experiment.total_steps or not complete:
-    return None
   print(f"complete: {path} has all {start} steps")
   old = folder / CONFIG_FILE
   changes = old.exists() and config_changes(old.read_text("utf-8"), config)
@@ -48,6 +45,16 @@ def finished_summary(
     print("\n".join(f"  {change}" for change in changes))
   summary: Summary = json.loads(path.read_text(encoding="utf-8"))
   return summary
+
+
+def is_complete(experiment: Experiment, start: int) -> bool:
+  """Whether a run with a checkpoint of step `start` has all that it writes."""
+  folder = files.path("MODEL_DIR", experiment.model_dir)
+  ends = (end.file_name for end in experiment.at_end)
+  names = (SUMMARY_FILE, PAGE_FILE, CURVES_FILE, *ends)
+  return start >= experiment.total_steps and all(
+    (folder / name).exists() for name in names
+  )
 
 
 def finish(

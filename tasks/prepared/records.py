@@ -171,6 +171,19 @@ def read_shard(path: AnyPath) -> Iterator[Row]:
     reader.close()
 
 
+def check_shard(path: AnyPath) -> None:
+  """Reads all rows of a shard, each of which carries a hash.
+
+  Raises:
+    OSError: it is damaged.
+  """
+  try:
+    for _ in read_shard(path):
+      pass
+  except RuntimeError as error:
+    raise damaged(path, error) from error
+
+
 def read_row(paths: Iterable[AnyPath], index: int) -> Row:
   """Row `index` of a split.
 
