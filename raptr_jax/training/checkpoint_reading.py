@@ -1,7 +1,7 @@
 """Reads checkpoints, and notices damage."""
 
-from collections.abc import Callable
-from typing import TypeAlias, TypeVar, cast
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias, TypeVar, cast
 
 import jax
 import numpy as np
@@ -79,17 +79,26 @@ def record_of(checkpoint: AnyPath) -> Record:
   return record
 
 
-def arrays_of(checkpoint: AnyPath) -> PyTree:
-  """All arrays of a checkpoint, in memory; asks for no model and no devices."""
+def arrays_of(checkpoint: AnyPath) -> Iterator[tuple[str, np.ndarray]]:
+  """The arrays of a checkpoint by their path, without model and devices.
+
+  They are read one at a time: memory holds one, and where one cannot be read,
+  no others are still on their way.
+  """
   handler = ocp.PyTreeCheckpointHandler()
+  tree = handler.metadata(checkpoint / STATE).tree
   as_numpy = jax.tree.map(
-    lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
-    handler.metadata(checkpoint / STATE).tree,
+    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree
   )
-  args = ocp.args.PyTreeRestore(restore_args=as_numpy)
-  return jax.tree.map(
-    np.asarray, handler.restore(checkpoint / STATE, args=args)
-  )
+  leaves, structure = jax.tree.flatten(tree)
+  for number, name in enumerate(shapes(tree)):
+    only: list[Any] = [ocp.PLACEHOLDER] * len(leaves)
+    only[number] = leaves[number]
+    args = ocp.args.PyTreeRestore(
+      structure.unflatten(only), restore_args=as_numpy
+    )
+    found = jax.tree.leaves(handler.restore(checkpoint / STATE, args=args))
+    yield name, np.asarray(found[number])
 
 
 def check_digests(
@@ -120,8 +129,8 @@ def compare_shapes(found: Shapes, wanted: Shapes, model_dir: AnyPath) -> None:
   for name in sorted(found.keys() | wanted.keys()):
     if found.get(name) != wanted.get(name):
       raise FileExistsError(
-        f"MODEL_DIR = '{model_dir}' has a checkpoint of another model:"
-        f" {name} has the shape {found.get(name)} there, but"
+        f"MODEL_DIR = '{model_dir}' has a checkpoint of another model or"
+        f" optimizer: {name} has the shape {found.get(name)} there, but"
         f" {wanted.get(name)} here. Set another MODEL_DIR, or undo the change."
       )
 

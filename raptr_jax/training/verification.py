@@ -5,6 +5,7 @@ of its data. Writes nothing, and needs neither the devices nor the mesh of the
 run: `runs/verify.gin` configures one device of the host.
 """
 
+import collections
 import json
 from collections.abc import Mapping
 
@@ -167,16 +168,17 @@ def _verify_data(experiment: Experiment, findings: Findings) -> None:
       kind = type(dataset).__name__
       text = f"not checked: a {kind} has no prepared records"
       findings.tell(f"data ({name})", text)
-  whole: dict[AnyPath, int] = {}
+  whole: collections.Counter[AnyPath] = collections.Counter()
   for path in one_by_one(list(checked), "file"):
     try:
       checked[path].check_file(path)
     except OSError as error:
-      findings.fault(str(path), str(error), blocks=True)
+      thing = f"{path.parent.name}/{path.name}"
+      findings.fault(thing, str(error), blocks=True)
     else:
-      whole[path.parent] = whole.get(path.parent, 0) + 1
+      whole[path.parent] += 1
   for folder, count in whole.items():
-    findings.tell(str(folder), f"ok, {count:,} files of records")
+    findings.tell(str(folder), f"ok, files of records: {count:,}")
 
 
 def _verdict(

@@ -1,15 +1,12 @@
 """Which checkpoints of a run are whole: each of them is read.
 
-They are read as NumPy arrays, one after the other, without the model or its
-mesh; so memory holds one checkpoint, and any machine can read those of any
-other.
+Their arrays are read one after the other, without the model or its mesh; so
+memory holds one array, and any machine can check the checkpoints of any other.
 """
 
 import dataclasses
 import functools
 from collections.abc import Mapping
-
-import jax
 
 from raptr_jax.tasks.files import AnyPath
 from raptr_jax.training.checkpoint_reading import (
@@ -19,7 +16,6 @@ from raptr_jax.training.checkpoint_reading import (
   attempt,
   check_digests,
   record_of,
-  shapes,
 )
 from raptr_jax.training.checkpoint_record import NewerFormatError, Record
 from raptr_jax.training.checkpoint_storage import (
@@ -109,17 +105,17 @@ def _read(folder: AnyPath, step: int) -> WholeCheckpoint:
     record = attempt(
       functools.partial(record_of, checkpoint), folder.parent, step
     )
-    tree = attempt(
-      functools.partial(arrays_of, checkpoint), folder.parent, step
-    )
-  found = shapes(tree)
-  arrays = dict(zip(found, jax.tree.leaves(tree)))
-  for name, array in arrays.items():  # The device needs to hold only one.
-    check_digests({name: array}, record, folder.parent, step)
+    read = functools.partial(next, arrays_of(checkpoint), None)
+    found: Shapes = {}
+    size = 0
+    while (pair := attempt(read, folder.parent, step)) is not None:
+      name, array = pair
+      check_digests({name: array}, record, folder.parent, step)
+      found[name] = array.shape
+      size += array.nbytes
   for name in record.digests or ():
-    if name not in arrays:
+    if name not in found:
       raise DamagedCheckpoint(folder.parent, step, f"{name} is missing")
-  size = sum(array.nbytes for array in arrays.values())
   return WholeCheckpoint(step, record, found, size)
 
 

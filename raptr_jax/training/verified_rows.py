@@ -142,11 +142,10 @@ def _missing(
     shown = ", ".join(map(str, missing[:SHOWN])) + more
     if split == "train":
       period = f"{TRAIN} = {experiment.report_period}"
-      found.append(f"it lacks the training rows of steps {shown} ({period})")
+      found.append(f"it lacks the training row of step {shown} ({period})")
     else:
       period = f"{EVAL} = {experiment.eval_period}"
       found.append(
-        f"it lacks the evaluations of steps {shown} (layers: {layers};"
-        f" {period})"
+        f"it lacks the evaluation of step {shown} (layers: {layers}; {period})"
       )
   return found

@@ -60,7 +60,7 @@ def state(folder: Path, step: int) -> Any:
 
 @functools.lru_cache(maxsize=4)
 def _state(path: Path) -> Any:
-  return arrays_of(path)
+  return dict(arrays_of(path))
 
 
 def same_arrays(one: Any, other: Any) -> bool:
