@@ -95,7 +95,7 @@ def arrays_of(checkpoint: AnyPath) -> Iterator[tuple[str, np.ndarray]]:
     only: list[Any] = [ocp.PLACEHOLDER] * len(leaves)
     only[number] = leaves[number]
     args = ocp.args.PyTreeRestore(
-      structure.unflatten(only), restore_args=as_numpy
+      jax.tree.unflatten(structure, only), restore_args=as_numpy
     )
     found = jax.tree.leaves(handler.restore(checkpoint / STATE, args=args))
     yield name, np.asarray(found[number])
