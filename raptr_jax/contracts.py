@@ -16,7 +16,7 @@ Whatever differs between stacks is a mapping by stack name.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import flax.struct
@@ -24,6 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+from raptr_jax.tasks.files import AnyPath
 
 Params: TypeAlias = PyTree  # Model parameters, or a tree of their structure.
 Cache: TypeAlias = PyTree  # What layers remember of the tokens they have read.
@@ -183,6 +185,9 @@ class Dataset(Protocol):
     example_kinds: names of the kinds of examples, such as denoisers, which the
       feature `example_kind` of a batch indexes: [B, 1], or one for each target.
       Empty if there is one.
+
+  It may have a `vocabulary_fingerprint`, a text that is another one for another
+  vocabulary: then a run does not go on with other tokens behind its ids.
   """
 
   @property
@@ -208,6 +213,20 @@ class Dataset(Protocol):
 
   def batches(self, start: int) -> Iterator[Batch]:
     """Yields this host's part of batches `start`, `start + 1`, ... forever."""
+
+
+@runtime_checkable
+class StoredDataset(Dataset, Protocol):
+  """Batches from files that can be checked; those of others are not."""
+
+  def files(self) -> Sequence[AnyPath]:
+    """The files that an opened dataset reads."""
+
+  def check_file(self, path: AnyPath) -> None:
+    """Reads one of them whole.
+
+    Raises an `OSError` that says what to do if it is damaged.
+    """
 
 
 @runtime_checkable

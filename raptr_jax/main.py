@@ -32,6 +32,7 @@ from raptr_jax.configuration.resolved import resolved_lines
 from raptr_jax.tasks import files
 
 EVALUATE = "runs/evaluate.gin"
+VERIFY = "runs/verify.gin"
 TARGET = "runs/target.gin"
 STARTED = time.monotonic()
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     return
   with _exit_codes(as_program, debug="--debug" in argv):
     flags = configure(argv, __doc__ or "")
-    modes = {"prepare": _prepare, "plan": _plan}
+    modes = {"prepare": _prepare, "plan": _plan, "verify": _verify}
     modes.get(flags.run_mode, _run)(flags)
 
 
@@ -79,8 +80,9 @@ def configure(argv: Sequence[str], description: str = "") -> argparse.Namespace:
   flags.overrides = overrides
   check_hosts(flags)
   flags.gin_file = flags.gin_file or [_config_of_run(overrides)]
-  if flags.run_mode == "eval" and EVALUATE not in flags.gin_file:
-    flags.gin_file.append(EVALUATE)
+  own = {"eval": EVALUATE, "verify": VERIFY}.get(flags.run_mode)
+  if own and own not in flags.gin_file:
+    flags.gin_file.append(own)
   if flags.profile_steps and flags.run_mode != "train":
     raise ConfigurationError(
       f"--profile_steps traces steps of training: leave out"
@@ -178,17 +180,33 @@ def _prepare(flags: argparse.Namespace) -> None:
 
 def _plan(flags: argparse.Namespace) -> None:
   from raptr_jax.training.dry_run import print_plan
+
+  run = _experiment("planned")
+  print(*resolved_lines(flags.gin_file, flags.overrides), "", sep="\n")
+  with _mendable():
+    print_plan(run, every_program=flags.target is not None)
+
+
+def _verify(flags: argparse.Namespace) -> None:
+  from raptr_jax.training.targets import stay_on_host
+  from raptr_jax.training.verification import verify
+
+  stay_on_host()  # The accelerators may be in use, or another host's.
+  with _mendable():
+    verify(_experiment("verified"), configuration.config_text())
+
+
+def _experiment(done: str) -> Any:
+  """The run, which must be one of training to be `done`."""
   from raptr_jax.training.experiment import Experiment
 
   with _mendable():
     run = configuration.build("RUN")
-    if not isinstance(run, Experiment):
-      raise ConfigurationError(
-        f"only training can be planned: leave out {EVALUATE}."
-      )
-  print(*resolved_lines(flags.gin_file, flags.overrides), "", sep="\n")
-  with _mendable():
-    print_plan(run, every_program=flags.target is not None)
+  if not isinstance(run, Experiment):
+    raise ConfigurationError(
+      f"only training can be {done}: leave out {EVALUATE}."
+    )
+  return run
 
 
 def _run(flags: argparse.Namespace) -> None:

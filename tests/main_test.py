@@ -389,6 +389,26 @@ def copy(trained, tmp_path):
   return shutil.copytree(trained, tmp_path / "run")
 
 
+def test_a_run_is_verified_by_its_folder_alone(copy, capsys):
+  """Also one whose mesh needs more devices than there are."""
+  config = copy / "config.gin"
+  text = config.read_text()
+  assert "FSDP = 1\n" in text
+  config.write_text(text.replace("FSDP = 1\n", "FSDP = 64\n"))
+  argv = [f"--gin.MODEL_DIR='{copy}'", "--run_mode=verify"]
+  main.main(argv)
+  out = capsys.readouterr().out
+  assert out.endswith(f"MODEL_DIR = '{copy}' is complete, with all 6 steps\n")
+  (copy / "metrics.jsonl").unlink()
+  with pytest.raises(SystemExit) as info:
+    main.main(argv)
+  assert info.value.code == 2
+  captured = capsys.readouterr()
+  assert "metrics.jsonl: wrong: does not exist; it lacks" in captured.out
+  assert captured.err.startswith(f"error: MODEL_DIR = '{copy}' has something")
+  assert captured.err.count("\n") == 1
+
+
 def test_from_a_folder_of_text_to_a_summary(arguments, trained, capsys):
   run = trained
   for name in ("config.gin", "metrics.jsonl", "summary.json", "summary.md",

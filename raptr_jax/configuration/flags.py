@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from raptr_jax.configuration.errors import ConfigurationError
 
-RUN_MODES = ("train", "prepare", "plan", "eval")
+RUN_MODES = ("train", "prepare", "plan", "eval", "verify")
 EXIT_CODES = """\
 run modes:
   train    trains, from the latest checkpoint in MODEL_DIR; prepares the text
@@ -15,6 +15,8 @@ run modes:
            --target also for devices that are not here
   eval     evaluates the trained model in MODEL_DIR, by the code in its
            config.gin
+  verify   checks the run in MODEL_DIR and its data, writes nothing, and says
+           from which step it can be resumed; 2 if something is wrong
 
 exit codes:
   0    done

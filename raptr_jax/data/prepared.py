@@ -62,6 +62,7 @@ class PreparedDataset(TextDataset):
     return _Examples(
       order=order,
       num_rows=sizes.rows,
+      vocabulary_fingerprint=metadata.vocabulary_fingerprint,
       unigram_counts=records.load_counts(folder / records.UNIGRAM_COUNTS),
       corrupt=task.objective.corruption(vocabulary, self.feature_lengths),
       rows=_Rows(paths, sizes.rows),
@@ -100,6 +101,23 @@ class PreparedDataset(TextDataset):
     counts = [part.unigram_counts for part in self._parts]
     return joined_counts(counts, self._interleaving.shares)
 
+  @property
+  def vocabulary_fingerprint(self) -> str:
+    """SHA-256 of the vocabulary that encoded the rows, which all parts share."""
+    return self._parts[0].vocabulary_fingerprint
+
+  def files(self) -> list[AnyPath]:
+    """The shards of all tasks."""
+    return [path for part in self._parts for path in part.rows.paths]
+
+  def check_file(self, path: AnyPath) -> None:
+    """Reads a shard whole.
+
+    Raises:
+      OSError: it is damaged.
+    """
+    records.check_shard(path, len(self._parts[0].unigram_counts))
+
   def batches(self, start: int) -> Iterator[Batch]:
     """This host's part of batch `start`, `start + 1`, ... without end."""
     self.open()
@@ -129,6 +147,7 @@ class _Examples:
 
   order: Order
   num_rows: int
+  vocabulary_fingerprint: str
   unigram_counts: np.ndarray
   corrupt: Corruption
   rows: "_Rows"
@@ -149,10 +168,13 @@ class _Rows:
 
   A damaged shard raises an OSError with its name: all that is read carries a
   hash.
+
+  Attributes:
+    paths: of its shards.
   """
 
   def __init__(self, paths: Sequence[AnyPath], num_rows: int):
-    self._paths = paths
+    self.paths = paths
     local = [str(path) for path in files.local_copies(paths)]
     try:
       self._source = grain.sources.ArrayRecordDataSource(local)
@@ -176,9 +198,9 @@ class _Rows:
 
   def shard(self, index: int) -> AnyPath:
     """The shard that has a row."""
-    for path in self._paths[:-1]:
+    for path in self.paths[:-1]:
       count = records.num_rows([path])
       if index < count:
         return path
       index -= count
-    return self._paths[-1]
+    return self.paths[-1]

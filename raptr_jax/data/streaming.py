@@ -95,6 +95,11 @@ class StreamingDataset(TextDataset):
   def _vocabulary(self) -> Vocabulary:
     return self.task.vocabulary(self.data_dir)
 
+  @functools.cached_property
+  def vocabulary_fingerprint(self) -> str:
+    """SHA-256 of the vocabulary that encodes the text."""
+    return self._vocabulary.fingerprint()
+
   def batches(self, start: int) -> "_Batches":
     """This host's part of batch `start`, `start + 1`, ... without end.
 

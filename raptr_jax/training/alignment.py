@@ -133,7 +133,7 @@ def _differences(
   names = {change.name for change in changes}
   for name in facts:
     if name.startswith("the "):
-      found.append(f"{name} would be others")
+      found.append(f"{name} would not be the same")
     elif name not in names:
       found.append(f"{name} = {before[name]} there, {now[name]} here")
   return found

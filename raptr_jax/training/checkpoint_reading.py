@@ -1,7 +1,7 @@
 """Reads checkpoints, and notices damage."""
 
-from collections.abc import Callable
-from typing import TypeVar, cast
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias, TypeVar, cast
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from raptr_jax.training.digests import digests
 
 STATE, RECORD = "state", "progress"  # The parts of a checkpoint.
 Read = TypeVar("Read")
+Shapes: TypeAlias = dict[str, tuple[int, ...]]
 # What does not speak of damage.
 OTHER_ERRORS = (
   FileExistsError,
@@ -82,6 +83,28 @@ def record_of(checkpoint: AnyPath) -> Record:
   return record
 
 
+def arrays_of(checkpoint: AnyPath) -> Iterator[tuple[str, np.ndarray]]:
+  """The arrays of a checkpoint by their path, without model and devices.
+
+  They are read one at a time: memory holds one, and where one cannot be read,
+  no others are still on their way.
+  """
+  handler = ocp.PyTreeCheckpointHandler()
+  tree = handler.metadata(checkpoint / STATE).tree
+  as_numpy = jax.tree.map(
+    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree
+  )
+  leaves, structure = jax.tree.flatten(tree)
+  for number, name in enumerate(shapes(tree)):
+    only: list[Any] = [ocp.PLACEHOLDER] * len(leaves)
+    only[number] = leaves[number]
+    args = ocp.args.PyTreeRestore(
+      jax.tree.unflatten(structure, only), restore_args=as_numpy
+    )
+    found = jax.tree.leaves(handler.restore(checkpoint / STATE, args=args))
+    yield name, np.asarray(found[number])
+
+
 def check_digests(tree: PyTree, record: Record, place: str, step: int) -> None:
   """Raises DamagedCheckpoint unless arrays have the digests of a record."""
   if record.digests is None:
@@ -96,20 +119,25 @@ def check_shapes(checkpoint: AnyPath, params: Params, place: str) -> None:
 
   Orbax would say so, too, but in words of its own.
   """
-  path = checkpoint / "state"
-  found = _shapes(ocp.PyTreeCheckpointHandler().metadata(path).tree["params"])
-  wanted = _shapes(params)
+  path = checkpoint / STATE
+  tree = ocp.PyTreeCheckpointHandler().metadata(path).tree
+  compare_shapes(shapes(tree["params"]), shapes(params), place)
+
+
+def compare_shapes(found: Shapes, wanted: Shapes, place: str) -> None:
+  """Raises FileExistsError, which names an array, unless both are the same."""
   for name in sorted(found.keys() | wanted.keys()):
     if found.get(name) != wanted.get(name):
       raise FileExistsError(
-        f"{place} has a checkpoint of another model: {name} has the shape"
-        f" {found.get(name)} there, but {wanted.get(name)} here. Set another"
-        " folder, or undo the change."
+        f"{place} has a checkpoint of another model or optimizer: {name} has"
+        f" the shape {found.get(name)} there, but {wanted.get(name)} here. Set"
+        " another folder, or undo the change."
       )
 
 
-def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
-  leaves = jax.tree_util.tree_leaves_with_path(params)
+def shapes(tree: PyTree) -> Shapes:
+  """Shapes of all arrays of a tree, by their path."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {
     jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
     for path, leaf in leaves

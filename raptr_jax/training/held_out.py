@@ -1,7 +1,7 @@
 """Loss on held-out batches: of the full model, and of shorter paths."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,20 @@ from raptr_jax.training.plan import Plan
 _draw_masks = jax.jit(jax.vmap(exact, (0, None)))
 
 
+def evaluation_due(
+  step: int, *, period: int, boundaries: Collection[int]
+) -> bool:
+  """Whether the full model is evaluated after `step` steps.
+
+  Args:
+    step: steps done.
+    period: `Experiment.eval_period`.
+    boundaries: first steps of all stages but the first.
+  """
+  at_joint = step in boundaries or step - 1 in boundaries
+  return at_joint or (step > 0 and step % period == 0)
+
+
 class HeldOutEvaluator:
   """Evaluates a model, always on the same batches and masked tokens.
 
@@ -50,7 +64,7 @@ class HeldOutEvaluator:
     self._stacks = model.stacks
     self._example_kinds = dataset.example_kinds
     self._period = period
-    self._joints = {step + after for step in boundaries for after in (0, 1)}
+    self._boundaries = boundaries
     self._partitioner = partitioner
     host_batches = itertools.islice(dataset.batches(0), num_batches)
     self._host_batches = list(host_batches)
@@ -79,12 +93,15 @@ class HeldOutEvaluator:
 
   def due(self, step: int) -> bool:
     """Whether the full model is evaluated after `step` steps."""
-    return step in self._joints or (step > 0 and step % self._period == 0)
+    return evaluation_due(
+      step, period=self._period, boundaries=self._boundaries
+    )
 
   def next_due(self, step: int) -> int:
     """The first step after `step` at which an evaluation is due."""
     regular = (step // self._period + 1) * self._period
-    return min([regular, *(joint for joint in self._joints if joint > step)])
+    joints = (first + after for first in self._boundaries for after in (0, 1))
+    return min([regular, *(joint for joint in joints if joint > step)])
 
   def compile(self, params: Params, depths: Mapping[str, int]) -> None:
     """Compiles the program of `full` for parameters of these shapes."""

@@ -46,6 +46,9 @@ class History:
   def facts(self, steps: int) -> dict[str, str]:
     """What has to stay the same: of the run, and of its first `steps` steps."""
     experiment = self.experiment
+    vocabulary = getattr(
+      experiment.train_dataset, "vocabulary_fingerprint", None
+    )
     draws = self._draws.of(self.plan.draws.drawn, steps)
     rates = self._rates.of(self.plan.learning_rates, steps)
     return {
@@ -53,6 +56,7 @@ class History:
       "RANDOM_SEED": str(experiment.random_seed),
       "BATCH_SIZE": str(experiment.train_dataset.batch_size),
       "the training data": _data(experiment),
+      **({"the vocabulary": vocabulary} if vocabulary else {}),
       "the layers drawn in the steps done": draws,
       "the learning rates of the steps done": rates,
     }

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TypeAlias
 
 import jax
@@ -23,6 +23,20 @@ Report: TypeAlias = RunReport | SilentReport
 REPEATED = (
   "repeated steps"  # Those after the checkpoint of a process that died.
 )
+
+
+def entry_due(
+  step: int, *, period: int, boundaries: Collection[int], total_steps: int
+) -> bool:
+  """Whether a run writes an entry of training after `step` steps.
+
+  Args:
+    step: steps done.
+    period: `Experiment.report_period`.
+    boundaries: first steps of all stages but the first.
+    total_steps: of the run.
+  """
+  return step % period == 0 or step in boundaries or step == total_steps
 
 
 def open_report(experiment: Experiment, plan: Plan, start: int) -> Report:
@@ -170,10 +184,11 @@ class Recorder:
     Raises:
       FloatingPointError: if too many in a row were not finite.
     """
-    period = self.history.experiment.report_period
-    due = step % period == 0 or step in (
-      *self.plan.boundaries,
-      self.plan.total_steps,
+    due = entry_due(
+      step,
+      period=self.history.experiment.report_period,
+      boundaries=self.plan.boundaries,
+      total_steps=self.plan.total_steps,
     )
     if step == self.last_entry or not due:
       return

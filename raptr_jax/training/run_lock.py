@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import jax
 
@@ -33,14 +34,7 @@ def alone_in(model_dir: str | os.PathLike[str]) -> Iterator[None]:
   with contextlib.ExitStack() as stack:
     while True:
       file = stack.enter_context(path.open("a+", encoding="utf-8"))
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
-        file.seek(0)
-        raise BlockingIOError(
-          f"MODEL_DIR = '{model_dir}' is in use by {file.read().strip()}: wait"
-          " until that has ended, or set another --gin.MODEL_DIR."
-        ) from None
+      _lock(file, fcntl.LOCK_EX, model_dir)
       if _is_at(path, file.fileno()):
         break  # And not removed by the one before.
     file.truncate(0)
@@ -50,6 +44,30 @@ def alone_in(model_dir: str | os.PathLike[str]) -> Iterator[None]:
       yield
     finally:
       path.unlink(missing_ok=True)
+
+
+def check_free(model_dir: str | os.PathLike[str]) -> None:
+  """Looks whether a run has locked its folder, and leaves all as it is.
+
+  Raises:
+    BlockingIOError: it has.
+  """
+  path = files.path("MODEL_DIR", model_dir) / LOCK_FILE
+  if not files.is_remote(path) and path.is_file():
+    with Path(path).open(encoding="utf-8") as file:
+      _lock(file, fcntl.LOCK_SH, model_dir)
+
+
+def _lock(file: TextIO, kind: int, model_dir: str | os.PathLike[str]) -> None:
+  """Locks an open file without waiting."""
+  try:
+    fcntl.flock(file, kind | fcntl.LOCK_NB)
+  except BlockingIOError:
+    file.seek(0)
+    raise BlockingIOError(
+      f"MODEL_DIR = '{model_dir}' is in use by {file.read().strip()}: wait"
+      " until that has ended, or set another --gin.MODEL_DIR."
+    ) from None
 
 
 def _is_at(path: Path, descriptor: int) -> bool:

@@ -34,13 +34,10 @@ def finished_summary(
     config: text that describes it.
     start: step of its latest checkpoint.
   """
+  if not is_complete(experiment, start):
+    return None
   folder = files.path("MODEL_DIR", experiment.model_dir)
   path = folder / SUMMARY_FILE
-  ends = (end.file_name for end in experiment.at_end)
-  names = (SUMMARY_FILE, PAGE_FILE, CURVES_FILE, *ends)
-  complete = all((folder / name).exists() for name in names)
-  if start < experiment.total_steps or not complete:
-    return None
   try:
     summary: Summary = read_summary(experiment.model_dir)
   except OSError as error:
@@ -53,6 +50,16 @@ def finished_summary(
     print("  what has changed since has no effect; set another MODEL_DIR:")
     print("\n".join(f"  {change}" for change in changes))
   return summary
+
+
+def is_complete(experiment: Experiment, start: int) -> bool:
+  """Whether a run with a checkpoint of step `start` has all that it writes."""
+  folder = files.path("MODEL_DIR", experiment.model_dir)
+  ends = (end.file_name for end in experiment.at_end)
+  names = (SUMMARY_FILE, PAGE_FILE, CURVES_FILE, *ends)
+  return start >= experiment.total_steps and all(
+    (folder / name).exists() for name in names
+  )
 
 
 def finish(

@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
+
+from raptr_jax.training.checkpoint_reading import arrays_of
 
 # What depends on the machine, and on how often a run was started.
 TIMES = (
@@ -61,18 +62,12 @@ def steps(folder: Path) -> list[int]:
 
 def state(folder: Path, step: int) -> Any:
   """All arrays of a checkpoint."""
-  return _state(folder / "checkpoints" / str(step) / "state")
+  return _state(folder / "checkpoints" / str(step))
 
 
 @functools.lru_cache(maxsize=4)
 def _state(path: Path) -> Any:
-  handler = ocp.PyTreeCheckpointHandler()
-  arrays = jax.tree.map(
-    lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
-    handler.metadata(path).tree,
-  )
-  args = ocp.args.PyTreeRestore(restore_args=arrays)
-  return jax.tree.map(np.asarray, handler.restore(path, args=args))
+  return dict(arrays_of(path))
 
 
 def same_arrays(one: Any, other: Any) -> bool:

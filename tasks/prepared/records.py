@@ -188,6 +188,23 @@ def read_shard(path: AnyPath) -> Iterator[Row]:
     reader.close()
 
 
+def check_shard(path: AnyPath, num_ids: int) -> None:
+  """Reads all rows of a shard, each of which carries a hash.
+
+  Args:
+    path: of the shard.
+    num_ids: V, the number of ids of its vocabulary.
+
+  Raises:
+    OSError: it is damaged.
+  """
+  try:
+    for row in read_shard(path):
+      check_ids(row, num_ids)
+  except (RuntimeError, ValueError) as error:
+    raise damaged(path, error) from error
+
+
 def read_row(paths: Iterable[AnyPath], index: int) -> Row:
   """Row `index` of a split.
 
