@@ -159,7 +159,8 @@ def test_a_sound_run_is_said_to_be_one_and_left_alone(
   verify(make(folder))
   out = capsys.readouterr().out
   for thing in (
-    r"checkpoints/5: ok, \d+ arrays", r"checkpoints/12: ok", "configuration: ok",
+    r"checkpoints/5: ok, \d+ arrays", r"checkpoints/12: ok",
+    "configuration: ok",
     r"metrics\.jsonl: ok, 15 rows", r"summary\.json: ok, of 12 steps",
     r"small_bert: ok, files of records: [2-9]",
   ):  # fmt: skip
@@ -266,7 +267,7 @@ def swap(rows):
     (lambda rows: rows.pop(1), r"the training row of step 4 \(.*period = 2\)"),
     (lambda rows: rows.pop(2), r"the evaluation of step 4 \(layers: full"),
     (lambda rows: rows.pop(), r"the evaluation of step 12 \(layers: 4"),
-    (lambda rows: rows.clear(), "training row of step 2, 4, 6, 8, 10 and 1 more"),
+    (lambda rows: rows.clear(), "row of step 2, 4, 6, 8, 10 and 1 more"),
     (
       lambda rows: rows.insert(3, rows[1]),
       "line 4 repeats the training row of step 4 of line 2",
