@@ -47,7 +47,7 @@ SUITES = {
   "kill": Suite(20, "killed at any moment, a run ends in the same bits"),
   "term": Suite(10, "SIGTERM and SIGINT save; a second one ends at once"),
   "corrupt": Suite(
-    100, "a damaged checkpoint is noticed, and an earlier one taken"
+    52, "a damaged checkpoint is noticed, and an earlier one taken"
   ),
   "align": Suite(
     44, "a folder goes on only as the run that it is, or is left as it was"
@@ -57,7 +57,7 @@ SUITES = {
   ),
   "nan": Suite(5, "a step that is not finite changes nothing"),
   "disk": Suite(8, "without room or permission one error, and nothing is lost"),
-  "input": Suite(88, "bad input ends with code 2 and one line that helps"),
+  "input": Suite(89, "bad input ends with code 2 and one line that helps"),
   "hostile": Suite(19, "files of others run no code and stay in their folder"),
   "soak": Suite(
     60, "killed every minute: the same end; memory and open files stay flat"

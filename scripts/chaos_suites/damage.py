@@ -38,11 +38,9 @@ def _halve(path: Path) -> None:
   path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def _halve_checkpoint(here: Path) -> None:
-  """Cuts every file of the latest checkpoint, but for its marks."""
-  steps = (here / "run" / "checkpoints").iterdir()
-  latest = max(steps, key=lambda path: int(path.name))
-  for path in latest.rglob("*"):
+def _halve_checkpoints(here: Path) -> None:
+  """Cuts every file of all checkpoints; of one, the run would pass it over."""
+  for path in (here / "run" / "checkpoints").rglob("*"):
     if path.is_file():
       _halve(path)
   _unfinish(here)
@@ -54,14 +52,14 @@ def _unfinish(here: Path) -> None:
 
 
 def _large_ids(here: Path) -> None:
-  """Adds 5000 to all ids of a shard."""
+  """Adds 5000 to all ids of the held-out rows, which a run reads first."""
   from raptr_jax.tasks.prepared import records
 
+  path = here / TASK / "validation-00000.array_record"
   rows = [
-    row._replace(tokens=row.tokens + 5_000)
-    for row in records.read_shard(_shard(here))
+    row._replace(tokens=row.tokens + 5_000) for row in records.read_shard(path)
   ]
-  records.write_shard(_shard(here), rows)
+  records.write_shard(path, rows)
 
 
 def _swap_metadata(here: Path) -> None:
@@ -143,7 +141,7 @@ DAMAGE = (
   Case(
     "ids beyond the vocabulary",
     (),
-    ("train-00000", "5000", "0 to 319", "--run_mode=prepare"),
+    ("validation-00000", "expected 0 to 319", "--run_mode=prepare"),
     _large_ids,
     has_data=True,
   ),
@@ -210,10 +208,10 @@ DAMAGE = (
     has_run=True,
   ),
   Case(
-    "a cut checkpoint",
+    "cut checkpoints",
     (),
-    ("HERE/run/checkpoints",),
-    _halve_checkpoint,
+    ("MODEL_DIR", "HERE/run", "[15, 20, 24]"),
+    _halve_checkpoints,
     has_run=True,
   ),
   Case(
