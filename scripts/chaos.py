@@ -1,7 +1,7 @@
 r"""Kills, starves and misleads the real program, and counts what holds.
 
   python scripts/chaos.py
-  python scripts/chaos.py --suite kill --trials 20 --seed 1
+  python scripts/chaos.py --suite kill term --trials 20 --seed 1
 
 Each trial starts the program on a small configuration: a BERT with RaPTr, a
 stacking run, or the UL2 encoder-decoder. Only processes that it has started
@@ -68,7 +68,7 @@ SUITES = {
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command line; raises SystemExit."""
   flags = _flags(argv)
-  names = list(SUITES) if flags.suite == "all" else [flags.suite]
+  names = list(SUITES) if "all" in flags.suite else flags.suite
   rows, held = [], True
   with tempfile.TemporaryDirectory() as temporary:
     folder = Path(flags.folder or temporary)
@@ -117,7 +117,14 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
     description=(__doc__ or "").format(suites="\n".join(lines)),
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument("--suite", choices=(*SUITES, "all"), default="all")
+  parser.add_argument(
+    "--suite",
+    nargs="+",
+    choices=(*SUITES, "all"),
+    default=["all"],
+    metavar="NAME",
+    help="one or more of the above, or all (default)",
+  )
   parser.add_argument("--trials", type=int, help="instead of each suite's own")
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--folder", help="keeps all files; default: temporary")
