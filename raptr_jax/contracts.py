@@ -186,8 +186,8 @@ class Dataset(Protocol):
       feature `example_kind` of a batch indexes: [B, 1], or one for each target.
       Empty if there is one.
 
-  It may have a `vocabulary_fingerprint`, a text that is another one for another
-  vocabulary: then a run does not go on with other tokens behind its ids.
+  It may have a `vocabulary_fingerprint`, a text that differs between
+  vocabularies: then a run does not go on with other tokens behind its ids.
   """
 
   @property
@@ -217,7 +217,7 @@ class Dataset(Protocol):
 
 @runtime_checkable
 class StoredDataset(Dataset, Protocol):
-  """Batches from files that can be checked; those of others are not."""
+  """Batches from files that can be checked; other datasets are not checked."""
 
   def files(self) -> Sequence[AnyPath]:
     """The files that an opened dataset reads."""

@@ -34,12 +34,11 @@ from raptr_jax.tasks import files
 EVALUATE = "runs/evaluate.gin"
 VERIFY = "runs/verify.gin"
 TARGET = "runs/target.gin"
-STARTED = time.monotonic()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command line; raises SystemExit with the codes of `--help`."""
-  as_program = argv is None
+  as_program, since = argv is None, time.monotonic()
   argv = sys.argv[1:] if argv is None else list(argv)
   if "" not in sys.path and os.getcwd() not in sys.path:
     sys.path.insert(0, "")  # Gin files may import modules of this folder.
@@ -50,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     return
   with _exit_codes(as_program, debug="--debug" in argv):
     flags = configure(argv, __doc__ or "")
+    flags.since = since
     modes = {"prepare": _prepare, "plan": _plan, "verify": _verify}
     modes.get(flags.run_mode, _run)(flags)
 
@@ -80,9 +80,9 @@ def configure(argv: Sequence[str], description: str = "") -> argparse.Namespace:
   flags.overrides = overrides
   check_hosts(flags)
   flags.gin_file = flags.gin_file or [_config_of_run(overrides)]
-  own = {"eval": EVALUATE, "verify": VERIFY}.get(flags.run_mode)
-  if own and own not in flags.gin_file:
-    flags.gin_file.append(own)
+  last = {"eval": EVALUATE, "verify": VERIFY}.get(flags.run_mode)
+  if last and last not in flags.gin_file:
+    flags.gin_file.append(last)
   if flags.profile_steps and flags.run_mode != "train":
     raise ConfigurationError(
       f"--profile_steps traces steps of training: leave out"
@@ -237,7 +237,7 @@ def _run(flags: argparse.Namespace) -> None:
         run,
         configuration.config_text(),
         accept_changes=flags.accept_changes,
-        since=STARTED,
+        since=flags.since,
       )
     except Stopped as stopped:
       print(stopped, flush=True)

@@ -139,7 +139,7 @@ def write_text(path: AnyPath, text: str) -> None:
 
 
 @contextlib.contextmanager
-def named(path: AnyPath) -> Iterator[None]:
+def naming(path: AnyPath) -> Iterator[None]:
   """Errors of the system name this file, where they name none."""
   try:
     yield
@@ -164,7 +164,7 @@ def replacing(path: AnyPath) -> Iterator[Path]:
   partial = Path(path.with_name(f"{path.name}.{os.getpid()}.partial"))
   partial.unlink(missing_ok=True)  # It may be a link that others have left.
   try:
-    with named(path):
+    with naming(path):
       yield partial
       with partial.open("rb") as file:
         os.fsync(file.fileno())
@@ -243,7 +243,7 @@ class Growing:
   def __init__(self, folder: AnyPath, path: Path):
     self._folder = folder
     self.path = path
-    self._sizes: dict[Path, int] = {}
+    self._versions: dict[Path, tuple[int, int]] = {}  # As published.
     self._last = time.monotonic()
 
   def publish(self, *, after_seconds: float = 0.0) -> None:
@@ -257,10 +257,11 @@ class Growing:
     if time.monotonic() - self._last < after_seconds:
       return
     for path in sorted(self.path.rglob("*")):
-      length = path.stat().st_size
-      if path.is_file() and length != self._sizes.get(path):
+      found = path.stat()
+      version = found.st_size, found.st_mtime_ns
+      if path.is_file() and version != self._versions.get(path):
         _upload(path, self._folder / path.relative_to(self.path).as_posix())
-        self._sizes[path] = length
+        self._versions[path] = version
     self._last = time.monotonic()
 
 

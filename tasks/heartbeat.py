@@ -12,7 +12,7 @@ LOOK_SECONDS = 1.0
 class Heartbeat(contextlib.AbstractContextManager["Heartbeat"]):
   """Speaks after 1, 2, 4, ... minutes in which nothing else was said.
 
-  A job that hangs then shows where it does, in few lines however long it takes.
+  A job that hangs then shows where it hangs, in few lines however long it takes.
 
   Args:
     say: called in a thread of its own, with the seconds of silence.

@@ -122,7 +122,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
       name: what it waits for.
       in_log: whether a log gets a line, too.
     """
-    before, self._activity = self._activity, name
+    self._activity = name
     if self._bar:
       self._bar.activity = (name, time.monotonic())
     elif in_log:
@@ -130,7 +130,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
     try:
       yield
     finally:
-      self._activity = before
+      self._activity = ""
       if self._bar:
         self._bar.activity = None
 

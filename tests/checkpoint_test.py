@@ -1,15 +1,24 @@
 """Checkpoints that cannot be saved, and those of other runs."""
 
+import errno
+import os
 import shutil
+import signal
 from collections import namedtuple
 
+import jax
 import pytest
 
-from raptr_jax.training import checkpoint_writing
-from raptr_jax.training.checkpoint import Checkpointer
+from raptr_jax.training import checkpoint, checkpoint_writing
+from raptr_jax.training.checkpoint import Checkpointer, CheckpointFolder
 from raptr_jax.training.checkpoint_writing import SaveError
 from raptr_jax.training.loop import train
-from tests.toy import make_experiment, make_model, shared_programs
+from tests.toy import (
+  ToyDataset,
+  make_experiment,
+  make_model,
+  shared_programs,
+)
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -73,7 +82,9 @@ def test_without_room_a_run_ends_and_goes_on_when_there_is_some(
     patch.setattr(
       checkpoint_writing.shutil, "disk_usage", lambda folder: next(usage)
     )
-    with pytest.raises(SaveError, match="step 10 was not saved.*0.0 MB are"):
+    with pytest.raises(
+      SaveError, match="step 10 was not saved.*0.0 MB are free"
+    ):
       train(make_experiment(run))
   assert (run / "checkpoints" / "5").is_dir()
   train(make_experiment(run))
@@ -83,6 +94,40 @@ def test_without_room_a_run_ends_and_goes_on_when_there_is_some(
     for path in metrics
   ]
   assert losses[0] == losses[1]
+
+
+def no_space(*args):
+  raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_stop_is_not_told_before_its_checkpoint_is_safe(
+  tmp_path, monkeypatch
+):
+  class Stopping(ToyDataset):
+    def batches(self, start):
+      for number, batch in enumerate(super().batches(start), start):
+        if number == 2:
+          os.kill(os.getpid(), signal.SIGTERM)
+          # The save of the stop fails in the background.
+          monkeypatch.setattr(CheckpointFolder, "_begin", fails_later)
+        yield batch
+
+  def fails_later(self, state, record):
+    monkeypatch.setattr(self._manager, "wait_until_finished", no_space)
+
+  with pytest.raises(SaveError, match="step 3 was not saved.*No space left"):
+    train(make_experiment(tmp_path, train_dataset=Stopping()))
+
+
+def test_a_failure_of_the_device_is_not_taken_for_one_of_the_disk(
+  tmp_path, monkeypatch
+):
+  def fails(state):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: on the device")
+
+  monkeypatch.setattr(checkpoint, "digests", fails)
+  with pytest.raises(jax.errors.JaxRuntimeError, match="on the device"):
+    train(make_experiment(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -56,17 +56,17 @@ MODELS = {
 }
 
 
-def random_params(model):
+def random_params(model, scale):
   shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0)))
   rng = np.random.default_rng(0)
   return jax.tree.map(
-    lambda x: rng.normal(size=x.shape).astype(np.float32), shapes
+    lambda x: rng.normal(scale=scale, size=x.shape).astype(np.float32), shapes
   )
 
 
-def exported(folder, name, **options):
+def exported(folder, name, *, scale=1.0, **options):
   model = MODELS[name]
-  params = random_params(model)
+  params = random_params(model, scale)
   write_model(folder, model, params, **options)
   return model, params
 
@@ -133,6 +133,31 @@ def test_names_of_older_files_are_read(tmp_path):
   save_file(old, path)
   _, read = read_model(tmp_path / "m")
   assert_same(read, params)
+
+
+@pytest.mark.parametrize(
+  ("name", "head", "embedding"),
+  [
+    ("t5", "lm_head.weight", "shared.weight"),
+    ("llama", "lm_head.weight", "model.embed_tokens.weight"),
+  ],
+)
+def test_a_tied_head_becomes_an_array_of_its_own(
+  tmp_path, name, head, embedding
+):
+  exported(tmp_path / "m", name)
+  without(tmp_path / "m", head)
+  change(tmp_path / "m", tie_word_embeddings=True, scale_decoder_outputs=False)
+  _, read = read_model(tmp_path / "m")
+  tensor = load_file(tmp_path / "m" / "model.safetensors")[embedding]
+  np.testing.assert_array_equal(read["head"]["kernel"], tensor.T)
+
+
+def test_the_first_t5_is_refused(tmp_path):
+  exported(tmp_path / "m", "t5")
+  change(tmp_path / "m", tie_word_embeddings=True)
+  with pytest.raises(ExchangeError, match="multiplies its outputs"):
+    read_model(tmp_path / "m")
 
 
 def test_half_precision_is_read(tmp_path):

@@ -34,6 +34,10 @@ def test_silence_begins_anew_when_something_is_said(now):
 def test_a_log_says_where_a_job_is(capsys):
   with progress.Progress(24) as shown:
     shown._say_that_it_lives(60.0)
+    shown.follow(lambda: 3)
+    with shown.activity("compiling"):
+      pass
+    shown._say_that_it_lives(60.0)  # It trains.
     shown.update(12, "loss 5.95")
     shown.follow(lambda: 14)
     with shown.activity("evaluating"):
@@ -41,5 +45,6 @@ def test_a_log_says_where_a_job_is(capsys):
     shown._say_that_it_lives(240.0)
   lines = capsys.readouterr().out.splitlines()
   assert lines[0] == "step  0/24  nothing new for 0:01:00, starting"
-  assert lines[2] == "step 14/24  nothing new for 0:02:00, evaluating"
-  assert lines[3] == "step 14/24  nothing new for 0:04:00"
+  assert lines[1] == "step  3/24  nothing new for 0:01:00"
+  assert lines[3] == "step 14/24  nothing new for 0:02:00, evaluating"
+  assert lines[4] == "step 14/24  nothing new for 0:04:00"

@@ -24,7 +24,7 @@ ROOMS = (
     f"raptr_jax.{room}"
     for room in (
       "configuration", "contracts", "methods", "models", "data", "reports",
-      "training", "inference", "theory", "scaffold", "main",
+      "training", "inference", "exchange", "theory", "scaffold", "main",
     )
   ),
 )  # fmt: skip

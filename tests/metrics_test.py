@@ -2,7 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from raptr_jax.training import metrics
+from raptr_jax.reports import run_files
+from raptr_jax.training import metrics, recorder
 from raptr_jax.training.metrics import IntervalMeter, Stopwatch, unigram_loss
 
 
@@ -85,6 +86,36 @@ def test_a_watch_counts_from_the_start_of_the_program(monkeypatch):
   watch.turn_to("steps")
   assert watch.lap() == 2.0
   assert watch.seconds == {"steps": 2.0, "starting up": 6.0}
+
+
+@pytest.mark.parametrize(
+  ("earlier", "steps", "found"),
+  [
+    ({}, 0.0, {"steps": 0.0}),
+    ({"steps": 9.0, "saving": 1.0}, 9.0, {"steps": 9.0, "saving": 1.0}),
+    ({"steps": 9.0}, 5.0, {"steps": 5.0, "repeated steps": 4.0}),
+    (
+      {"steps": 9.0, "repeated steps": 4.0},
+      8.0,
+      {"steps": 8.0, "repeated steps": 5.0},
+    ),
+    # The file is older than the checkpoint.
+    (
+      {"steps": 7.0, "repeated steps": 4.0},
+      8.0,
+      {"steps": 8.0, "repeated steps": 4.0},
+    ),
+  ],
+)
+def test_steps_after_the_checkpoint_are_repeated(earlier, steps, found):
+  assert recorder._seconds(earlier, steps) == found
+
+
+@pytest.mark.parametrize("left", [None, "", "[]", '{"steps": null}', '{"a'])
+def test_lost_seconds_do_not_stop_a_run(tmp_path, left):
+  if left is not None:
+    (tmp_path / "seconds.json").write_text(left)
+  assert run_files.read_seconds(tmp_path) == {}
 
 
 def test_unigram_loss_by_hand():

@@ -29,7 +29,15 @@ def test_row_as_bytes_by_hand():
 
 
 @pytest.mark.parametrize(
-  "record", [b"", b"\x01\0\0\0\x03\0\0\0\x07\0\0\0", b"\xff" * 8, b"123"]
+  "record",
+  [
+    b"",
+    b"\x01\0\0\0\x03\0\0\0\x07\0\0\0",
+    b"\xff" * 8,
+    b"123",
+    b"\x05\0\0\0",
+    b"\x02\0\0\0\xff\xff\xff\xff\x02\0\0\0\x07\0\0\0",
+  ],
 )
 def test_what_is_no_row_is_refused(record):
   with pytest.raises(ValueError, match=r"not a row|multiple of element size"):

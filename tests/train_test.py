@@ -16,7 +16,7 @@ from raptr_jax.methods import path_buckets, policies
 from raptr_jax.methods.growth import GrowthPlan, grow
 from raptr_jax.methods.schedule import stage_schedule
 from raptr_jax.models.bert import BertMaskedLM
-from raptr_jax.training import loop, setup
+from raptr_jax.training import loop, optim, setup
 from raptr_jax.training.checkpoint import Checkpointer
 from raptr_jax.training.compiled_steps import CompiledSteps
 from raptr_jax.training.held_out import held_out_evaluator
@@ -490,6 +490,21 @@ def test_a_run_that_lost_its_summary_writes_it_again(tmp_path, unbroken, left):
   summary = json.loads((tmp_path / "summary.json").read_text())
   assert summary["steps"] == 12
   assert entries(tmp_path) == before
+
+
+def test_the_summary_of_fewer_steps_does_not_make_it_complete(tmp_path):
+  constant = dict(
+    policy=policies.full(num_layers=LAYERS),
+    optimizer=optim.adamw(learning_rate=lambda step: 1e-2),
+  )
+  train(make_experiment(tmp_path, total_steps=4, **constant))
+  shutil.copytree(tmp_path, tmp_path / "short", ignore=lambda *_: ["short"])
+  train(make_experiment(tmp_path, total_steps=6, **constant))
+  for name in ("summary.json", "summary.md", "curves.png"):
+    # As if it had been killed between its last checkpoint and its summary.
+    shutil.copy(tmp_path / "short" / name, tmp_path / name)
+  longer = make_experiment(tmp_path, total_steps=6, **constant)
+  assert train(longer)["steps"] == 6
 
 
 def test_it_learns(tmp_path):

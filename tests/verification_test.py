@@ -319,7 +319,7 @@ def test_another_configuration_is_found(lines, changed, told):
   [
     ('{"steps": 12', "damaged"),
     ("[]", "damaged"),
-    ('{"steps": 11}', "it is of 11 steps, but the latest whole checkpoint of"),
+    ('{"steps": 11}', "it is of 11 steps, but the latest whole checkpoint is"),
   ],
 )
 def test_a_damaged_summary_is_found(folder, lines, text, told):

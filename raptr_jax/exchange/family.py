@@ -30,6 +30,7 @@ class Family:
     entries: of a model of ours, one for each tensor.
     ignored: names of tensors, as patterns, that have no part in our models, or
       repeat another one.
+    tied: a tensor that another one stands for where it is missing, by its name.
   """
 
   architectures: tuple[str, ...]
@@ -39,6 +40,7 @@ class Family:
   fields: Callable[[Any], dict[str, Any]]
   entries: Callable[[Any], Iterator[Entry]]
   ignored: tuple[str, ...] = ()
+  tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def size(fields: Fields, name: str, default: int | None = None) -> int:

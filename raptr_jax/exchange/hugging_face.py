@@ -61,7 +61,9 @@ def read_model(folder: str | os.PathLike[str]) -> tuple[Model, Params]:
     ]
     shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0)))
     entries = list(family.entries(model))
-    params = params_from(tensors, entries, shapes, ignored=ignored)
+    params = params_from(
+      tensors, entries, shapes, ignored=ignored, tied=family.tied
+    )
   except ExchangeError as error:
     raise ExchangeError(f"{path}: {error}") from error
   return model, params

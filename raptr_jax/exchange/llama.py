@@ -2,7 +2,8 @@
 
 Our embeddings are multiplied by sqrt(D) before the first layer, and Llama's are
 not. So tied ones are exported to `GraniteForCausalLM`, which multiplies, too;
-as a Llama, the multiplied embedding and the output layer would be two tensors.
+as a Llama, the multiplied embedding and the output layer are two tensors, and a
+Llama with tied ones becomes such a model of ours.
 """
 
 import math
@@ -38,14 +39,10 @@ def _model(fields: Fields) -> Model:
   embed_dim = size(fields, "hidden_size")
   heads = size(fields, "num_attention_heads")
   head_dim = size(fields, "head_dim", embed_dim // heads)
-  is_granite = GRANITE in fields["architectures"]
-  if is_granite:
+  if GRANITE in fields["architectures"]:
     _check_multipliers(fields, embed_dim, head_dim)
-  elif tied:
-    raise ExchangeError(
-      "config.json has tie_word_embeddings = True; a Llama with tied embeddings"
-      " has no counterpart here, since ours multiply them by sqrt(D)"
-    )
+  else:
+    tied = False  # As two arrays, which agree.
   return DecoderLM(
     DecoderConfig(
       vocab_size=size(fields, "vocab_size"),
@@ -169,4 +166,5 @@ LLAMA = Family(
   entries=_entries,
   # The last one repeats a tied embedding.
   ignored=("model.layers.*.self_attn.rotary_emb.inv_freq", "lm_head.weight"),
+  tied={"lm_head.weight": "model.embed_tokens.weight"},
 )

@@ -26,8 +26,13 @@ GATED = "gated-"
 
 
 def _model(fields: Fields) -> Model:
-  # The first T5 ties them, and has another MLP.
-  expect(fields, tie_word_embeddings=False, decoder_start_token_id=START)
+  expect(fields, decoder_start_token_id=START)
+  if fields.get("scale_decoder_outputs", _is_tied(fields)):
+    raise ExchangeError(
+      "config.json is of the first T5, which multiplies its outputs; this"
+      " package has T5 v1.1, with scale_decoder_outputs = False or"
+      " tie_word_embeddings = False"
+    )
   layers = size(fields, "num_layers")
   return EncoderDecoderLM(
     EncoderDecoderConfig(
@@ -45,6 +50,11 @@ def _model(fields: Fields) -> Model:
       dropout_rate=number(fields, "dropout_rate", 0.0),
     )
   )
+
+
+def _is_tied(fields: Fields) -> bool:
+  """What older files say of models whose outputs are multiplied."""
+  return bool(fields.get("tie_word_embeddings", True))
 
 
 def _gate(fields: Fields) -> str:
@@ -143,4 +153,5 @@ T5 = Family(
   entries=_entries,
   # The embedding once more.
   ignored=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
+  tied={"lm_head.weight": "shared.weight"},
 )

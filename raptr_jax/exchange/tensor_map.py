@@ -84,6 +84,7 @@ def params_from(
   shapes: Params,
   *,
   ignored: Sequence[str] = (),
+  tied: Mapping[str, str] | None = None,
 ) -> Params:
   """Our parameters, as NumPy arrays; reads one tensor at a time.
 
@@ -92,6 +93,7 @@ def params_from(
     entries: for all parts of all arrays.
     shapes: a tree of what has the shapes of our arrays.
     ignored: names of tensors that have no part in them.
+    tied: the name of what stands for a tensor that is missing, by its own.
 
   Raises:
     ExchangeError: a tensor is missing, has another shape, or has no entry.
@@ -100,10 +102,13 @@ def params_from(
   arrays = {name: np.empty(x.shape, np.float32) for name, x in wanted.items()}
   filled = dict.fromkeys(wanted, 0)
   for entry in entries:
-    if entry.theirs not in tensors:
-      raise ExchangeError(f"there is no tensor {entry.theirs}")
+    name = entry.theirs
+    if name not in tensors:
+      name = (tied or {}).get(name, name)
+    if name not in tensors:
+      raise ExchangeError(f"there is no tensor {name}")
     part = arrays[entry.ours][entry.index]
-    tensor = tensors[entry.theirs]
+    tensor = tensors[name]
     if tensor.shape != entry.shape(part.shape):
       raise ExchangeError(
         f"the tensor {entry.theirs} has the shape {list(tensor.shape)}, expected"

@@ -95,8 +95,8 @@ def _check_sizes(tensors: Tensors, config: BertConfig, head_dim: int) -> None:
   ]
   if others:
     raise ValueError(
-      f"the checkpoint is of another model: {', '.join(others)}, with heads of"
-      f" {head_dim}. Set bert.BertConfig to its sizes."
+      f"the checkpoint is of another model: {', '.join(others)}, if its heads"
+      f" have {head_dim} units (head_dim). Set bert.BertConfig to its sizes."
     )
   if config.norm != "post":
     raise ValueError(

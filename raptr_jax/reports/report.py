@@ -12,7 +12,7 @@ Fields of training entries: `loss`, `accuracy`, `grad_norm`, `path_length`,
 and `mfu` (None if the device's peak is unknown) cover the steps since the
 previous entry; `learning_rate` and `stage` are those of the last step; `flops`,
 `tokens` and `skipped_steps` (that changed nothing, since loss or gradient was
-not finite) count from the run's start. Padding is not counted as tokens.
+not finite, or the loss a spike) count from the run's start. Padding is not counted as tokens.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ class RunReport(contextlib.AbstractContextManager):
   drops later ones, which it will write again. A new run starts an empty record.
 
   Args:
-    model_dir: the run's folder; created if missing.
+    model_dir: the run's folder; `begin` creates it if it is missing.
     total_steps: steps of the whole run.
     start_step: step of the checkpoint that the run resumes from, or 0.
     boundaries: steps at which a new stage begins, ascending, without 0.
@@ -197,8 +197,10 @@ class RunReport(contextlib.AbstractContextManager):
     It does so often, and does not wait until the disk has it.
     """
     path = self._growing.path / run_files.SECONDS_FILE
-    with files.named(path):
-      path.write_text(json.dumps(_plain(seconds)), encoding="utf-8")
+    partial = path.with_name(f"{path.name}.partial")
+    with files.naming(path):
+      partial.write_text(json.dumps(_plain(seconds)), encoding="utf-8")
+      partial.replace(path)
 
   def publish(self) -> None:
     """Lets a later process find all entries, before it finds a checkpoint."""
@@ -241,7 +243,7 @@ class RunReport(contextlib.AbstractContextManager):
 
   def _write(self, entry: Mapping[str, Any]) -> None:
     plain: run_files.Entry = _plain(entry)
-    with files.named(self._model_dir):
+    with files.naming(self._model_dir):
       # First, so that TensorBoard lacks no row of metrics.jsonl after a kill.
       self._events.write(plain)
       self._tracking.write(plain)

@@ -93,10 +93,10 @@ def read_seconds(model_dir: str | os.PathLike[str]) -> dict[str, float]:
   """What a run has spent its seconds on so far; {} if nothing tells."""
   path = files.path("MODEL_DIR", model_dir) / SECONDS_FILE
   try:
-    found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, RecursionError, ValueError):
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {str(name): float(seconds) for name, seconds in found.items()}
+  except (AttributeError, OSError, RecursionError, TypeError, ValueError):
     return {}
-  return found
 
 
 def numbers(entry: Entry) -> dict[str, float]:

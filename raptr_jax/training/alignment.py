@@ -37,6 +37,7 @@ FREE = (
   "*.data_dir",
   "*.workers",
   "*.max_skipped_steps",
+  "loss_watch.LossWatch.stop",
 )
 FREE_MACROS = ("COMPILATION_CACHE_DIR",)
 STEPS = "experiment.Experiment.total_steps"  # Draws and rates decide.

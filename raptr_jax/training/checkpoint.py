@@ -36,8 +36,10 @@ from raptr_jax.training.checkpoint_storage import (
   storage,
 )
 from raptr_jax.training.checkpoint_writing import (
+  LOG,
   SaveError,
   check_room,
+  drop_errors_of_orbax,
   saving,
   writer,
 )
@@ -88,9 +90,10 @@ class CheckpointFolder:
     self._storage = storage(self._folder, config.keep)
     self._damaged: dict[int, str] = {}  # Steps, and what is wrong with them.
     self._manager = writer(self._storage.path, config.keep)
-    self._saving = 0  # Step of the last save.
+    self._saving: int | None = None  # Step of the last save.
 
   def __enter__(self) -> "CheckpointFolder":
+    LOG.addFilter(drop_errors_of_orbax)
     return self
 
   def __exit__(
@@ -99,11 +102,24 @@ class CheckpointFolder:
     """Waits for the last save.
 
     Raises:
-      SaveError: it has failed, and nothing else has.
+      SaveError: if it has failed, and nothing else has.
     """
     later = contextlib.suppress(*([SaveError] if error_type else []))
-    with later, saving(self._place, self._saving), self._storage:
-      self._manager.close()
+    try:
+      with later, saving(self._place, self._saving), self._storage:
+        self._manager.close()
+    finally:
+      LOG.removeFilter(drop_errors_of_orbax)
+
+  def wait(self) -> None:
+    """Waits until the last save is safe.
+
+    Raises:
+      SaveError: if it has failed.
+    """
+    with saving(self._place, self._saving):
+      self._manager.wait_until_finished()
+      self._storage.wait()
 
   def due(self, step: int) -> bool:
     """Whether to save after `step` steps."""
@@ -141,17 +157,17 @@ class CheckpointFolder:
     Raises:
       SaveError: this save cannot begin, or the one before has failed.
     """
-    with saving(self._place, self._saving):
-      self._storage.wait()
-      if step == self.latest_step():
-        return
+    self.wait()
     self._saving = step
+    if step == self.latest_step():
+      return
+    record = Record(step, progress, digests(state))
     with saving(self._place, step):
       for damaged in self._steps() & self._damaged.keys():
         self._storage.delete(self._manager, damaged)
       self._damaged.clear()
-      check_room(self._storage.path, state)
-      self._begin(state, Record(step, progress, digests(state)))
+      check_room(self._folder, state)
+      self._begin(state, record)
       self._storage.keep(self._manager, step)
 
   def _begin(self, state: TrainState, record: Record) -> None:

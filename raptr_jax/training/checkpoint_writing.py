@@ -7,25 +7,27 @@ import shutil
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from raptr_jax.tasks import files
 from raptr_jax.tasks.files import AnyPath
 
-# What the system says inside of a message of Orbax or TensorStore.
+# What the system says within a message of Orbax or TensorStore.
 CAUSE = re.compile(r"[A-Z][\w ,-]*(?= \[os_error_code)|\[Errno \d+\] .*")
 
 
 class SaveError(OSError):
   """A checkpoint was not saved."""
 
-  def __init__(self, place: str, step: int, reason: str):
+  def __init__(self, place: str, step: int | None, reason: str):
+    which = "a checkpoint" if step is None else f"the checkpoint of step {step}"
     super().__init__(
-      f"{place}: the checkpoint of step {step} was not saved ({reason})."
-      " Earlier ones are unaffected: the same command resumes from the latest,"
-      " once there is room; or move the folder, and set another"
-      " --gin.MODEL_DIR."
+      f"{place}: {which} was not saved ({reason}). Earlier ones, if any, are"
+      " unaffected: once that is mended, the same command goes on from the"
+      " latest; or move the folder, and set another --gin.MODEL_DIR."
     )
 
 
@@ -38,20 +40,20 @@ def writer(folder: AnyPath, max_to_keep: int) -> ocp.CheckpointManager:
 
 
 @contextlib.contextmanager
-def saving(place: str, step: int) -> Iterator[None]:
+def saving(place: str, step: int | None) -> Iterator[None]:
   """Begins to save a step, or waits until it is saved.
 
   Args:
     place: the setting that says where, like "MODEL_DIR = 'runs/x'".
-    step: of the checkpoint.
+    step: of the checkpoint; None if it is not known.
 
   Raises:
-    SaveError: that has failed.
+    SaveError: if that fails.
   """
   try:
     yield
-  except SaveError:
-    raise
+  except (MemoryError, SaveError, jax.errors.JaxRuntimeError):
+    raise  # The first and the last are not about files.
   except Exception as error:  # Writers raise all kinds.
     text = " ".join(str(error).split())
     cause = CAUSE.search(text)
@@ -60,30 +62,31 @@ def saving(place: str, step: int) -> Iterator[None]:
 
 
 def check_room(folder: AnyPath, state: PyTree) -> None:
-  """Raises OSError if a disk has no room for this host's part of a state."""
+  """Raises OSError if the disk of a folder has no room for a state.
+
+  All hosts share the folder, and raise if one of them does.
+  """
   if files.is_remote(folder):
     return
-  needed = sum(
-    shard.data.nbytes
-    for array in jax.tree.leaves(state)
-    for shard in array.addressable_shards
-    if shard.replica_id == 0
-  )
+  needed = sum(array.nbytes for array in jax.tree.leaves(state))
   free = shutil.disk_usage(folder).free
+  if jax.process_count() > 1:
+    free = int(multihost_utils.process_allgather(np.float32(free)).min())
   if free < needed:
     raise OSError(
-      f"it has {needed / 1e6:,.1f} MB, but {free / 1e6:,.1f} MB are free"
+      f"it needs {needed / 1e6:,.1f} MB, but only {free / 1e6:,.1f} MB are free"
     )
 
 
-def _is_told_elsewhere(record: logging.LogRecord) -> bool:
-  """Whether a line of Orbax's log repeats what a run says itself.
-
-  Its errors are raised, too. That a folder is read only is as it should be.
-  """
-  by_orbax = "orbax" in record.pathname
-  read_only = "directory is read only" in str(record.msg)
-  return by_orbax and (read_only or record.levelno >= logging.ERROR)
+def drop_errors_of_orbax(record: logging.LogRecord) -> bool:
+  """A filter of logs, for a run: what it drops is raised, too."""
+  return "orbax" not in record.pathname or record.levelno < logging.ERROR
 
 
-logging.getLogger("absl").addFilter(lambda r: not _is_told_elsewhere(r))
+def _drop_read_only_warning(record: logging.LogRecord) -> bool:
+  """False for Orbax's warning that a folder is read only, as it should be."""
+  return "directory is read only" not in str(record.msg)
+
+
+LOG = logging.getLogger("absl")  # Orbax's.
+LOG.addFilter(_drop_read_only_warning)

@@ -15,7 +15,7 @@ class Findings:
 
   Attributes:
     faulty: things with a fault, in order.
-    blocking: those of them without whose mending the run cannot go on.
+    blocking: those that have to be mended before the run can go on.
   """
 
   def __init__(self) -> None:

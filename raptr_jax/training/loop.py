@@ -50,8 +50,9 @@ def train(
     BlockingIOError: if another run is writing to the folder.
     FileExistsError: if the folder has another run, or a longer one.
     FileNotFoundError: if the configured initial checkpoint does not exist.
-    FloatingPointError: if too many steps in a row are not finite.
-    OSError: if all checkpoints are damaged.
+    FloatingPointError: if too many steps in a row are not finite, or a loss is
+      a spike that is to end the run.
+    OSError: if all checkpoints are damaged, or one cannot be saved.
     Stopped: after SIGTERM or SIGINT, with a checkpoint saved.
   """
   since = time.monotonic() if since is None else since
@@ -204,6 +205,7 @@ class _Loop:
             state, step, data_places.reached(dataset, batches, examples)
           )
         if stopping:
+          self.checkpoints.wait()
           return state, step
       state = self._grown(state, step)
       batch = self.experiment.partitioner.put_batch(next(batches))
@@ -251,5 +253,6 @@ class _Loop:
   def _save(self, state: TrainState, step: int, data: Progress) -> None:
     """Begins to save a checkpoint, with the place in the data."""
     with self.recorder.paused("saving"):
+      progress = self.recorder.progress(step) | data
       self.recorder.report.publish()
-      self.checkpoints.save(state, step, self.recorder.progress(step) | data)
+      self.checkpoints.save(state, step, progress)

@@ -129,8 +129,10 @@ class Stopwatch:
   def paused(self, activity: str) -> Iterator[None]:
     """Does something else inside this context."""
     before = self.turn_to(activity)
-    yield
-    self.turn_to(before)
+    try:
+      yield
+    finally:
+      self.turn_to(before)
 
   def lap(self) -> float:
     """Seconds of steps since the last lap; begins a new lap."""

@@ -132,7 +132,7 @@ class Recorder:
     """What a run needs to go on at a step; waits for the device.
 
     Raises:
-      FloatingPointError: if too many steps in a row were not finite.
+      FloatingPointError: see `check_skipped`.
     """
     self.check_skipped(step)
     seconds = self.stopwatch.read()
@@ -158,7 +158,8 @@ class Recorder:
   def loss_limit(self, step: int) -> float:
     """The loss above which a step changes nothing."""
     begins = (0, *self.plan.boundaries)
-    return self.limits.of(step, begins[self.plan.stage_index(step)])
+    begin = begins[self.plan.stage_index(step)]
+    return self.limits.of(step, max(begin, self.history.first_step))
 
   @contextlib.contextmanager
   def paused(
@@ -182,7 +183,7 @@ class Recorder:
     """Writes an entry for the steps up to `step`, if it is due and missing.
 
     Raises:
-      FloatingPointError: if too many in a row were not finite.
+      FloatingPointError: see `check_skipped`.
     """
     due = entry_due(
       step,
@@ -221,8 +222,8 @@ class Recorder:
       "step_seconds": seconds / steps,
       "mfu": flops.utilisation((spent - begun) / seconds),
     }
-    self.report.train(step, means | entry)
     self.report.write_seconds(self.stopwatch.seconds)
+    self.report.train(step, means | entry)
     self.last_entry = step
 
   def write_evaluation(
@@ -243,24 +244,22 @@ class Recorder:
     watch = self.history.experiment.loss_watch
     most = self.history.experiment.max_skipped_steps
     if self.meter.has_spiked and watch is not None and watch.stop:
-      found = (
-        f"the loss of a step up to {step} was a spike, which changed nothing"
-        " (loss_watch.LossWatch.stop = True)"
+      raise FloatingPointError(
+        f"the loss of a step up to {step} was a spike, and changed nothing. Set"
+        " loss_watch.LossWatch.stop = False, and the run leaves such steps out;"
+        " the checkpoints are unaffected, and it resumes from the latest."
       )
-    elif self.meter.most_in_a_row >= most:
-      what = "a loss or a gradient that was not finite"
-      if self.meter.has_spiked:
-        what += ", or a loss that was a spike"
-      found = (
-        f"{self.meter.most_in_a_row} steps in a row, up to step {step}, had"
-        f" {what}, and changed nothing"
-        f" (experiment.Experiment.max_skipped_steps = {most})"
-      )
-    else:
+    if self.meter.most_in_a_row < most:
       return
+    what = "a loss or a gradient that was not finite"
+    if self.meter.has_spiked:
+      what += ", or a loss that was a spike (loss_watch.LossWatch)"
     raise FloatingPointError(
-      f"{found}. Try a lower --gin.LEARNING_RATE or more --gin.WARMUP_STEPS; the"
-      " checkpoints are unaffected, and the run resumes from the latest."
+      f"{self.meter.most_in_a_row} steps in a row, up to step {step}, had"
+      f" {what}, and changed nothing"
+      f" (experiment.Experiment.max_skipped_steps = {most}). Try a lower"
+      " --gin.LEARNING_RATE or more --gin.WARMUP_STEPS with --accept_changes;"
+      " the checkpoints are unaffected, and the run resumes from the latest."
     )
 
 
@@ -274,6 +273,7 @@ def _seconds(earlier: Mapping[str, float], steps: float) -> dict[str, float]:
   Returns:
     The same, with those of later steps, which will be repeated, by themselves.
   """
-  repeated = earlier.get(REPEATED, 0.0) + earlier.get(STEPS, 0.0) - steps
-  lost = {REPEATED: repeated} if repeated > 0 else {}
-  return {**earlier, STEPS: steps, **lost}
+  lost = max(earlier.get(STEPS, 0.0) - steps, 0.0)
+  repeated = earlier.get(REPEATED, 0.0) + lost
+  more = {REPEATED: repeated} if repeated else {}
+  return {**earlier, STEPS: steps, **more}

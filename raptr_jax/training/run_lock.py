@@ -46,16 +46,18 @@ def alone_in(model_dir: str | os.PathLike[str]) -> Iterator[None]:
       path.unlink(missing_ok=True)
 
 
-def check_free(model_dir: str | os.PathLike[str]) -> None:
+def check_unlocked(model_dir: str | os.PathLike[str]) -> None:
   """Looks whether a run has locked its folder, and leaves all as it is.
 
   Raises:
     BlockingIOError: it has.
   """
   path = files.path("MODEL_DIR", model_dir) / LOCK_FILE
-  if not files.is_remote(path) and path.is_file():
-    with Path(path).open(encoding="utf-8") as file:
-      _lock(file, fcntl.LOCK_SH, model_dir)
+  if files.is_remote(path):
+    return
+  unlocked = contextlib.suppress(FileNotFoundError)
+  with unlocked, Path(path).open(encoding="utf-8") as file:
+    _lock(file, fcntl.LOCK_SH, model_dir)
 
 
 def _lock(file: TextIO, kind: int, model_dir: str | os.PathLike[str]) -> None:

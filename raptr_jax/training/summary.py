@@ -34,16 +34,11 @@ def finished_summary(
     config: text that describes it.
     start: step of its latest checkpoint.
   """
-  if not is_complete(experiment, start):
+  summary = complete_summary(experiment, start)
+  if summary is None:
     return None
   folder = files.path("MODEL_DIR", experiment.model_dir)
-  path = folder / SUMMARY_FILE
-  try:
-    summary: Summary = read_summary(experiment.model_dir)
-  except OSError as error:
-    print(f"warning: {error}")
-    return None
-  print(f"complete: {path} has all {start} steps")
+  print(f"complete: {folder / SUMMARY_FILE} has all {start} steps")
   old = folder / CONFIG_FILE
   changes = old.exists() and config_changes(old.read_text("utf-8"), config)
   if changes:
@@ -52,14 +47,25 @@ def finished_summary(
   return summary
 
 
-def is_complete(experiment: Experiment, start: int) -> bool:
-  """Whether a run with a checkpoint of step `start` has all that it writes."""
+def complete_summary(experiment: Experiment, start: int) -> Summary | None:
+  """The summary of a run that has written all that it writes, else None.
+
+  Args:
+    experiment: the run.
+    start: step of its latest checkpoint.
+  """
   folder = files.path("MODEL_DIR", experiment.model_dir)
   ends = (end.file_name for end in experiment.at_end)
   names = (SUMMARY_FILE, PAGE_FILE, CURVES_FILE, *ends)
-  return start >= experiment.total_steps and all(
-    (folder / name).exists() for name in names
-  )
+  if not all((folder / name).exists() for name in names):
+    return None
+  try:
+    summary: Summary = read_summary(experiment.model_dir)
+  except OSError:  # It is damaged, and the run writes it again.
+    return None
+  # Of a run that has been extended, it may tell of fewer steps.
+  is_complete = start >= experiment.total_steps == summary.get("steps")
+  return summary if is_complete else None
 
 
 def finish(

@@ -85,7 +85,8 @@ def train_step(
   metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
   spiked = jnp.zeros((), bool)
   if loss_limit is not None:
-    spiked = metrics["loss"] / weight > loss_limit
+    loss = metrics["loss"] / weight
+    spiked = jnp.isfinite(loss) & (loss > loss_limit)
   # A loss that is not finite has such a gradient, too.
   skipped = ~jnp.isfinite(metrics["grad_norm"]) | spiked
 

@@ -23,8 +23,8 @@ from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.findings import Findings, one_by_one
 from raptr_jax.training.history import History
 from raptr_jax.training.plan import make_plan
-from raptr_jax.training.run_lock import check_free
-from raptr_jax.training.summary import is_complete
+from raptr_jax.training.run_lock import check_unlocked
+from raptr_jax.training.summary import complete_summary
 from raptr_jax.training.verified_checkpoints import (
   WholeCheckpoint,
   newest,
@@ -64,7 +64,7 @@ def verify(experiment: Experiment, config: str = "") -> None:
       f"MODEL_DIR = '{experiment.model_dir}' does not exist, expected the"
       " folder of a run: set --gin.MODEL_DIR."
     )
-  check_free(experiment.model_dir)
+  check_unlocked(experiment.model_dir)
   findings = Findings()
   found = verified_checkpoints(files.absolute(folder) / FOLDER, findings)
   checkpoint = newest(found)
@@ -73,7 +73,7 @@ def verify(experiment: Experiment, config: str = "") -> None:
   history = None
   if is_open:
     history = _history(experiment, config, checkpoint, findings)
-  complete = is_complete(experiment, start)
+  complete = complete_summary(experiment, start) is not None
   verify_rows(experiment, history, start, findings, complete=complete)
   _verify_summary(experiment, folder / SUMMARY_FILE, start, findings)
   if is_open:
@@ -147,7 +147,8 @@ def _verify_summary(
   else:
     findings.fault(
       path.name,
-      f"it is of {steps} steps, but the latest whole checkpoint of {start}",
+      f"it is of {steps} steps, but the latest whole checkpoint is of {start};"
+      " the command of the run writes it again",
     )
 
 

@@ -55,8 +55,8 @@ def verified_checkpoints(
     thing = f"{folder.name}/{step}"
     try:
       found[step] = whole = _read(folder, step)
-    except (DamagedCheckpoint, NewerFormatError) as error:
-      found[step] = error
+    except (OSError, ValueError) as error:  # Of addresses, too.
+      found[step] = error if isinstance(error, OSError) else OSError(str(error))
       text = str(error)
       if isinstance(error, DamagedCheckpoint):
         text = f"damaged ({error.reason})"

@@ -130,7 +130,7 @@ def _due(history: History, start: int, *, complete: bool) -> Iterator[Name]:
 def _missing(
   experiment: Experiment, names: set[Name], due: Iterator[Name]
 ) -> list[str]:
-  """What lacks, and by which settings it is due."""
+  """Rows that are due, but not there."""
   steps = collections.defaultdict(list)
   for name in due:
     if name not in names:
@@ -141,11 +141,14 @@ def _missing(
     more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
     shown = ", ".join(map(str, missing[:SHOWN])) + more
     if split == "train":
-      period = f"{TRAIN} = {experiment.report_period}"
-      found.append(f"it lacks the training row of step {shown} ({period})")
+      found.append(f"it lacks the training row of step {shown}")
     else:
-      period = f"{EVAL} = {experiment.eval_period}"
       found.append(
-        f"it lacks the evaluation of step {shown} (layers: {layers}; {period})"
+        f"it lacks the evaluation of step {shown} (layers: {layers})"
       )
+  if found:
+    found.append(
+      f"rows are due by {TRAIN} = {experiment.report_period}, {EVAL} ="
+      f" {experiment.eval_period}, and around stage boundaries"
+    )
   return found

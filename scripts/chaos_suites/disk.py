@@ -1,9 +1,9 @@
 """Disks without room, folders that cannot be written to, folders in use."""
 
 import contextlib
-import os
 import resource
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -63,7 +63,8 @@ def _small_files(scene: Scene, folder: Path, unbroken: Path) -> Result:
     while count_rows(folder) < 1 and process.poll() is None:
       time.sleep(0.002)
     limit = (FILE_BYTES, FILE_BYTES)
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limit)
+    with contextlib.suppress(ProcessLookupError):  # It has ended.
+      resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limit)
     out, err = process.communicate(timeout=SECONDS)
     done = subprocess.CompletedProcess(flags, process.returncode, out, err)
   # TensorStore prints tracebacks of its own.
@@ -113,9 +114,9 @@ def _in_use(scene: Scene, folder: Path, unbroken: Path) -> Result:
   with scene.program.started(flags) as first:
     while count_rows(folder) < after and first.poll() is None:
       time.sleep(0.002)
-    os.kill(first.pid, 19)  # SIGSTOP, so that it does not end meanwhile.
+    first.send_signal(signal.SIGSTOP)  # So that it does not end meanwhile.
     failure = _told(scene.program.run(flags), f"process {first.pid}")
-    os.kill(first.pid, 18)  # SIGCONT.
+    first.send_signal(signal.SIGCONT)
     out, err = first.communicate(timeout=SECONDS)
     done = subprocess.CompletedProcess(flags, first.returncode, out, err)
   failure = failure or ended_alike(done, unbroken, folder)

@@ -10,13 +10,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from chaos_suites import ending
+from chaos_suites.kill import count_rows
 from chaos_suites.scene import Outcome, Scene
 
-SECONDS = 60.0  # From the start of a process until it is killed.
+SECONDS = 60.0  # That a process trains until it is killed.
 STEPS_A_SECOND = 60  # So a run has that many steps for each second of a trial.
 LOOK_SECONDS = 0.5
 GROWTH = 1.05  # Of memory.
 FILES = 4  # By which the number of open files may differ.
+SAMPLES = 60  # Of a process, at least, for a word about its growth.
+LIVES = 6  # Of a run, likewise.
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -64,15 +67,17 @@ def outcomes(scene: Scene) -> Iterator[Outcome]:
   minutes = (time.monotonic() - begun) / 60
   name = f"{steps:,} steps, {len(lives) - 1} kills in {minutes:.0f} min"
   yield Outcome(name, ending.difference(alone, killed))
-  yield _flat("all the time", samples)
-  yield _flat("from life to life", [_most(life) for life in lives[:-1]])
+  yield _flat("all the time", samples, SAMPLES)
+  most = [_most(life) for life in lives[:-1]]
+  yield _flat("from life to life", most, LIVES)
 
 
 def _killed_until_done(
   scene: Scene, folder: Path, bindings: dict[str, str]
 ) -> list[list[Held]]:
   """What each process of a run held, until one comes to the end."""
-  lives = []
+  lives: list[list[Held]] = []
+  last: list[int] = []
   flags = scene.program.flags("bert", folder, **bindings)
   while True:
     with (
@@ -80,6 +85,9 @@ def _killed_until_done(
       scene.program.started(flags) as process,
     ):
       reading = pool.submit(process.communicate)
+      rows = count_rows(folder)
+      while count_rows(folder) <= rows and process.poll() is None:
+        time.sleep(LOOK_SECONDS)
       lives.append(_watched(process, SECONDS))
       ended = process.poll()
       if ended is None:
@@ -87,8 +95,11 @@ def _killed_until_done(
       _, err = reading.result()
       if ended:
         raise RuntimeError(f"code {ended}: {err[-500:]}")
-      if ended == 0:
-        return lives
+    if ended == 0:
+      return lives
+    last.append(max(ending.steps(folder), default=0))
+    if last[-3:-2] == last[-1:]:
+      raise RuntimeError(f"no new checkpoint after {last[-1]} in two lives")
 
 
 def _watched(
@@ -116,11 +127,11 @@ def _most(samples: Sequence[Held]) -> Held:
   )
 
 
-def _flat(name: str, samples: Sequence[Held]) -> Outcome:
+def _flat(name: str, samples: Sequence[Held], enough: int) -> Outcome:
   """Whether the last third of some samples holds as much as the second."""
-  third = len(samples) // 3
-  if not third:
+  if len(samples) < enough:
     return Outcome(f"{name}: too short to tell")
+  third = len(samples) // 3
   middle, last = (
     Held(
       statistics.median(x.megabytes for x in part),

@@ -72,7 +72,8 @@ def decode_row(record: bytes) -> Row:
   values = np.frombuffer(record, "<i4")
   begin = 1 + int(values[0]) if len(values) else 0
   row = Row(tokens=values[begin:], segment_lengths=values[1:begin])
-  if not begin or row.segment_lengths.sum() != len(row.tokens):
+  is_row = 0 < begin <= len(values) and row.segment_lengths.min(initial=1) > 0
+  if not is_row or row.segment_lengths.sum() != len(row.tokens):
     raise ValueError("a record is not a row")
   return row
 
