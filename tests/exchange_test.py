@@ -248,6 +248,9 @@ def test_what_hugging_face_does_not_have_is_refused(tmp_path):
   pre = dataclasses.replace(MODELS["bert"].config, norm="pre")
   with pytest.raises(ExchangeError, match="norm = 'pre'"):
     write_model(tmp_path / "m", BertMaskedLM(pre), {})
+  prefix = dataclasses.replace(DECODER, attention="prefix")
+  with pytest.raises(ExchangeError, match="attention = 'prefix'"):
+    write_model(tmp_path / "m", DecoderLM(prefix), {})
   other = BertMaskedLM(MODELS["bert"].config, block=nn.Dense)
   with pytest.raises(ExchangeError, match="with their own blocks"):
     write_model(tmp_path / "m", other, {})

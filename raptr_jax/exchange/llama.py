@@ -91,6 +91,12 @@ def _multipliers(embed_dim: int, head_dim: int) -> dict[str, float]:
 
 def _fields(model: DecoderLM) -> dict[str, Any]:
   config = model.config
+  if config.attention != "causal":
+    raise ExchangeError(
+      f"decoder.DecoderConfig.attention = {config.attention!r}"
+      " (DECODER_ATTENTION), but the decoders of Hugging Face are 'causal': they"
+      " read inputs from left to right, too"
+    )
   tied = config.tied_head
   more = _multipliers(config.embed_dim, config.head_width) if tied else {}
   return {
