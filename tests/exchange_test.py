@@ -86,6 +86,8 @@ def test_a_model_comes_back_in_the_same_bits(tmp_path, name, shard_bytes):
   many = len(list(folder.glob("*.safetensors"))) > 1
   assert many == (shard_bytes == 5_000)
   assert not list(tmp_path.glob("*.partial"))
+  modes = {path.stat().st_mode for path in folder.iterdir()}
+  assert len(modes) == 1  # Whoever reads one can read all.
 
 
 def compute(model):

@@ -96,9 +96,9 @@ def write_model(
     model, params = _shortened(family, model, params, stack, rows)
   fields = family.fields(model)
   with _new_folder(Path(folder)) as partial:
+    files.write_json(partial / CONFIG, fields | {"torch_dtype": "float32"})
     tensors = tensors_from(params, list(family.entries(model)))
     write_safetensors(partial, tensors, shard_bytes=shard_bytes)
-    files.write_json(partial / CONFIG, fields | {"torch_dtype": "float32"})
 
 
 def _read_fields(folder: Path) -> Fields:

@@ -138,4 +138,7 @@ def _write(path: Path, tensors: dict[str, np.ndarray]) -> None:
   from safetensors.numpy import save_file
 
   with files.replacing(path) as partial:
+    partial.touch()  # With the permissions of files of this user.
+    mode = partial.stat().st_mode
     save_file(tensors, partial, metadata={"format": "pt"})
+    partial.chmod(mode)
