@@ -15,7 +15,7 @@ TRIALS = {
   "corrupt": 2,
   "align": 2,
   "nan": 1,
-  "disk": 4,
+  "disk": 2,
   "soak": 2,
   "input": 3,
   "hostile": 2,
