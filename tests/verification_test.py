@@ -264,7 +264,7 @@ def swap(rows):
 @pytest.mark.parametrize(
   ("change", "told"),
   [
-    (lambda rows: rows.pop(1), r"the training row of step 4 \(.*period = 2\)"),
+    (lambda rows: rows.pop(1), r"the training row of step 4;.*report_period = 2"),
     (lambda rows: rows.pop(2), r"the evaluation of step 4 \(layers: full"),
     (lambda rows: rows.pop(), r"the evaluation of step 12 \(layers: 4"),
     (lambda rows: rows.clear(), "row of step 2, 4, 6, 8, 10 and 1 more"),
