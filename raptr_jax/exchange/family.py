@@ -60,7 +60,11 @@ def size(fields: Fields, name: str, default: int | None = None) -> int:
 
 
 def number(fields: Fields, name: str, default: float) -> float:
-  """A number in a config.json."""
+  """A number in a config.json.
+
+  Raises:
+    ExchangeError: it is no number.
+  """
   found = fields.get(name, default)
   if not isinstance(found, int | float) or isinstance(found, bool):
     raise ExchangeError(

@@ -20,9 +20,8 @@ from raptr_jax.training.state import Progress
 from raptr_jax.training.token_counts import padding
 
 Report: TypeAlias = RunReport | SilentReport
-REPEATED = (
-  "repeated steps"  # Those after the checkpoint of a process that died.
-)
+# Steps after the last checkpoint of a process that died.
+REPEATED = "repeated steps"
 
 
 def entry_due(
