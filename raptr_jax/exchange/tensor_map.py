@@ -32,7 +32,7 @@ class Entry:
     ours: path of the array, such as `stack/layers/attention/qkv/kernel`.
     index: the part of that array; () for all of it.
     inputs: of a matrix, the number of leading axes of that part that are
-      inputs: the tensor is [outputs, inputs], and ours [*inputs, *outputs].
+      inputs: the tensor is `[outputs, inputs]`, and ours `[*inputs, *outputs]`.
       None for what is no matrix: the tensor has the part's axes, or one axis
       for all of them if it is a `vector`.
     vector: see `inputs`.
