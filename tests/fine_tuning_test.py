@@ -207,3 +207,29 @@ def test_bad_input_ends_in_one_line(place, changes, message, capsys):
   error = capsys.readouterr().err.strip().splitlines()[-1]
   assert error.startswith("error: ") and message.replace("\\", "") in error
   assert not (place / "bad").exists()
+
+
+def test_a_model_that_writes_learns_answers(place, tmp_path):
+  small = SMALL | {
+    "NUM_LAYERS": "2",
+    "PATH_LENGTHS": "(2,)",
+    "FLOP_FACTOR": "None",
+    "MODEL_DIR": f"'{tmp_path}/writer'",
+    "DATA_DIR": f"'{tmp_path}/data'",
+    "TASK_FEATURE_LENGTHS": "{'tokens': 32}",
+    "decoder.DecoderConfig.embed_dim": "16",
+    "decoder.DecoderConfig.mlp_dim": "16",
+    "decoder.DecoderConfig.num_heads": "2",
+  }
+  del small["bert.BertConfig.embed_dim"]
+  leaf = "experiments/quickstart_causal_lm_raptr.gin"
+  main.main([f"--gin_file={leaf}", *flags(small)])
+  changes = {
+    "PRETRAINED": f"'{tmp_path}/writer'",
+    "LEARNING_RATES": "(1e-2,)",
+    "SEEDS": "1",
+    "EPOCHS": "8",
+  }
+  main.main(argv(place, "writer_sst2", **changes))
+  text = (place / "writer_sst2" / "results.json").read_text(encoding="utf-8")
+  assert json.loads(text)["scores"]["validation"]["accuracy"]["mean"] == 100
