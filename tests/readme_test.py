@@ -13,9 +13,11 @@ import pytest
 import raptr_jax
 from raptr_jax import main
 from raptr_jax.configuration import configure
+from raptr_jax.fine_tuning import fine_tuning
 from raptr_jax.inference import evaluation
 from raptr_jax.inference.run import Run
 from raptr_jax.scaffold import new
+from raptr_jax.tasks.labelled import glue, squad
 from raptr_jax.training import experiment, targets
 from tests.object_store import install
 
@@ -100,6 +102,9 @@ def test_a_command_configures_a_run(line, tmp_path, monkeypatch):
       leave_config(leaf, tmp_path / folder)
   main.configure(words)
   run = configure.build("RUN")
+  if isinstance(run, fine_tuning.FineTuning):
+    assert run.task in {*glue.TASKS, *squad.TASKS}
+    return
   assert isinstance(run, evaluation.Evaluation) == ("--run_mode=eval" in words)
   if isinstance(run, evaluation.Evaluation):
     run = run.experiment
@@ -129,6 +134,14 @@ def test_a_command_names_a_table(line, tmp_path, monkeypatch):
     [w for w in words if w not in overrides]
   )
   if args.table in reproduce.THEORY:
+    return
+  if args.table == reproduce.FINE_TUNING:
+    runs = importlib.import_module("fine_tuning.finetune_runs")
+    table = runs.FineTuningTable.of(args.scale, tmp_path, overrides, seeds=1)
+    for run in table.pretraining().values():
+      run.configure()
+    for part in table.parts():
+      main.configure(part.arguments())
     return
   setting = reproduce.Setting(args.scale, tmp_path, overrides)
   row = reproduce.TABLES[args.table].rows[-1]
