@@ -27,6 +27,7 @@ LEAF = "--gin_file=experiments/quickstart_bert_raptr.gin"
 RUNS = {
   "runs/decoder": "quickstart_ul2_decoder_raptr",
   "runs/mine": "quickstart_bert_raptr",
+  "runs/bert": "quickstart_bert_raptr",
   "gs/bucket/runs/mine": "quickstart_bert_raptr",  # Of an object store.
 }
 
@@ -97,10 +98,13 @@ def test_a_command_configures_a_run(line, tmp_path, monkeypatch):
   assert program == "raptr"
   # The plugins of other targets may not be installed.
   words = [re.sub(r"^--target=.*", "--target=cpu", word) for word in words]
-  if not any(word.startswith("--gin_file=") for word in words):
+  files = [word for word in words if word.startswith("--gin_file=")]
+  if not files or any(word.endswith("/config.gin") for word in files):
     for folder, leaf in RUNS.items():
       leave_config(leaf, tmp_path / folder)
-  main.configure(words)
+  flags = main.configure(words)
+  if flags.hf_dir is not None:
+    return
   run = configure.build("RUN")
   if isinstance(run, fine_tuning.FineTuning):
     assert run.task in {*glue.TASKS, *squad.TASKS}
@@ -113,8 +117,13 @@ def test_a_command_configures_a_run(line, tmp_path, monkeypatch):
 
 def leave_config(leaf: str, folder: Path) -> None:
   """Leaves in a folder what a run of this leaf leaves there."""
+  depth = ["--gin.NUM_LAYERS=12"] if folder.name == "bert" else []
   main.configure(
-    [f"--gin_file=experiments/{leaf}.gin", f"--gin.MODEL_DIR='{folder}'"]
+    [
+      f"--gin_file=experiments/{leaf}.gin",
+      f"--gin.MODEL_DIR='{folder}'",
+      *depth,
+    ]
   )
   folder.mkdir(parents=True)
   (folder / "config.gin").write_text(gin.config_str(), encoding="utf-8")
