@@ -37,8 +37,8 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
   "tiny": {
     "LEARNING_RATES": "(0.0003, 0.001)",
     "BATCH_SIZES": "(32,)",
-    "FINE_TUNING_EXAMPLES": "8000",
-    "FINE_TUNING_LENGTH": "64",
+    "FINE_TUNING_EXAMPLES": "4000",
+    "FINE_TUNING_LENGTH": "32",
   },
   "small": {"LEARNING_RATES": "(0.0001, 0.0003)", "BATCH_SIZES": "(32,)"},
   "paper": {},
