@@ -61,6 +61,10 @@ class TextPredictor:
     """Number of tokens in a text."""
     return len(self.vocabulary.encode(text))
 
+  def is_too_long(self, prompt: str) -> bool:
+    """Whether only the end of a prompt is read."""
+    return self.count_tokens(prompt) > self.max_prompt_tokens
+
   def score(
     self,
     prompts: Sequence[str],

@@ -6,6 +6,7 @@ Reimplements the official scripts of SQuAD 1.1 (arXiv 1606.05250) and 2.0
 """
 
 import collections
+import functools
 import re
 import string
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -47,6 +48,7 @@ def grouped_exact(groups: Sequence[Hashable], right: Sequence[bool]) -> float:
   return mean(all_right.values())
 
 
+@functools.lru_cache(maxsize=1 << 18)
 def normalize_squad(text: str) -> str:
   """Normalises an answer as SQuAD does.
 
@@ -56,6 +58,7 @@ def normalize_squad(text: str) -> str:
   return _without_articles(text.lower().translate(_DROP_PUNCTUATION))
 
 
+@functools.lru_cache(maxsize=1 << 18)
 def normalize_trivia_qa(text: str) -> str:
   """Normalises an answer as TriviaQA does.
 

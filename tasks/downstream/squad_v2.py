@@ -41,7 +41,11 @@ def _spaced(title: str) -> str:
 def compute_scores(
   examples: Sequence[Example], answers: Sequence[Answer]
 ) -> Scores:
-  """Exact match and F1 at threshold 0, and at the best threshold."""
+  """Exact match and F1 at threshold 0, and at the best threshold.
+
+  Those at threshold 0 are also told of the questions with an answer (HasAns)
+  and of those without (NoAns), if there are any.
+  """
   texts = [_given(answer.text) for answer in answers]
   answerable = [bool(example.references) for example in examples]
   scores = {}
@@ -53,10 +57,16 @@ def compute_scores(
       _raw_score(metric, text, example.references)
       for text, example in zip(texts, examples)
     ]
-    scores[name] = 100 * metrics.mean(
+    final = [
       float(not has_answer) if answer.no_answer_score > 0 else score
       for score, answer, has_answer in zip(raw, answers, answerable)
-    )
+    ]
+    scores[name] = 100 * metrics.mean(final)
+    for half, has in (("HasAns", True), ("NoAns", False)):
+      if has in answerable:
+        scores[f"{half}_{name}"] = 100 * metrics.mean(
+          score for score, is_in in zip(final, answerable) if is_in == has
+        )
     scores[f"best_{name}"] = 100 * metrics.best_threshold_mean(
       raw,
       no_answer_scores=[answer.no_answer_score for answer in answers],
@@ -97,6 +107,7 @@ TASK = GenerationTask(
   to_records=squad_format.to_records,
   to_example=to_example,
   metrics=("exact", "f1"),
+  details=("HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1"),
   compute_scores=compute_scores,
   max_new_tokens=32,
   next_cue="title:",
