@@ -10,13 +10,18 @@ import pytest
 
 from raptr_jax import main
 from raptr_jax.inference import prompting
+from raptr_jax.inference.answers import (
+  Chosen,
+  answer,
+  num_texts,
+  scores_and_errors,
+)
 from raptr_jax.inference.evaluation import Evaluation
-from raptr_jax.inference.prompting import answer, num_texts
 from raptr_jax.methods import policies
 from raptr_jax.methods.growth import GrowthPlan
 from raptr_jax.methods.schedule import stage_schedule
 from raptr_jax.tasks.downstream.registry import TASKS
-from raptr_jax.tasks.downstream.task import RankTask
+from raptr_jax.tasks.downstream.task import Example, RankTask
 from raptr_jax.training import setup
 from tests.downstream_test import CHOSEN, FIXTURES, PREDICTED, WRITTEN
 from tests.small_task import make_task, write_corpus
@@ -65,7 +70,7 @@ def evaluate(run, **overrides):
   overrides = {
     "DOWNSTREAM_DIR": f"'{FIXTURES}'",
     "evaluation.Evaluation.batch_size": "8",
-    "evaluation.Evaluation.max_prompt_tokens": "40",
+    "DOWNSTREAM_PROMPT_TOKENS": "40",
     **overrides,
   }
   flags = [f"--gin.{name}={value}" for name, value in overrides.items()]
@@ -119,10 +124,13 @@ def test_all_tasks_of_a_trained_run(run, capsys):
       task.examples_from_folder(str(FIXTURES), "validation")
     )
     assert row["metrics"] == list(task.metrics)
-    assert set(task.metrics) <= set(row["scores"])
+    assert set(task.metrics) <= set(row["scores"]) & set(row["majority"])
+    assert set(row["shown"]) <= set(row["scores"])
     assert all(0 <= score <= 100 for score in row["scores"].values())
+    assert set(row["standard_errors"]) == set(row["scores"])
+    check_predictions(run / row["predictions"], row)
   for shots, mean in found["downstream_mean"].items():
-    assert mean == pytest.approx(
+    assert mean["score"] == pytest.approx(
       np.mean(
         [
           np.mean([row["scores"][metric] for metric in row["metrics"]])
@@ -131,9 +139,42 @@ def test_all_tasks_of_a_trained_run(run, capsys):
         ]
       )
     )
+    errors = [
+      r["standard_errors"]["mean"] for r in rows if r["shots"] == int(shots)
+    ]
+    if None in errors:
+      assert mean["standard_error"] is None
+    else:
+      assert mean["standard_error"] == pytest.approx(
+        np.sqrt(np.square(errors).sum()) / len(errors)
+      )
   out = capsys.readouterr().out
   for text in ("S 25%", "paths of 1 layers", "1-shot", "mean", *TASKS):
     assert text in out
+  for text in ("majority", "f1_english", "NoAns_f1", "accuracy_norm", "±"):
+    assert text in out
+
+
+def check_predictions(path, row):
+  """The lines of a file are the examples, and their scores the row's."""
+  task = TASKS[row["task"]]
+  examples = task.examples_from_folder(str(FIXTURES), "validation")
+  lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+  assert [line["index"] for line in lines] == [*range(len(examples))]
+  for line, example in zip(lines, examples):
+    assert (line["task"], line["shots"]) == (task.name, row["shots"])
+    assert line["prompt"].endswith(example.prompt)
+    if isinstance(task, RankTask):
+      best = int(np.argmax(line["log_likelihoods"]))
+      assert line["choices"][best] == line["prediction"]
+      right = line["prediction"] in line["answers"]
+      assert line["scores"] == {"accuracy": 100.0 * right}
+  if "accuracy" in row["scores"]:
+    mean = np.mean([line["scores"]["accuracy"] for line in lines])
+    assert mean == pytest.approx(row["scores"]["accuracy"])
+  if task.name == "trivia_qa":
+    mean = np.mean([line["scores"]["f1"] for line in lines])
+    assert mean == pytest.approx(row["scores"]["f1"])
 
 
 def test_an_evaluation_that_is_stopped_leaves_what_it_has_found(
@@ -162,7 +203,8 @@ def test_an_evaluation_that_is_stopped_leaves_what_it_has_found(
   (row,) = results(run)["downstream"]
   assert row["task"] == "tydi_qa" and row["examples"] == 1
   assert row["scores"]["f1"] is None and row["scores"]["f1_all"] == 0
-  assert results(run)["downstream_mean"] == {"0": None}
+  undefined = {"score": None, "standard_error": None}
+  assert results(run)["downstream_mean"] == {"0": undefined}
   assert "f1 n/a" in capsys.readouterr().out
 
 
@@ -180,7 +222,9 @@ def test_a_run_without_a_generator_is_evaluated_on_held_out_text(
   with experiment.checkpointer.open(tmp_path) as checkpoints:
     checkpoints.save(state, 7, {})
   task = make_task(tmp_path)
-  found = Evaluation(experiment=experiment, task=task, data_dir="data").run()
+  found = Evaluation(
+    experiment=experiment, task=task, data_dir="data", feature_lengths={}
+  ).run()
   assert found["step"] == 7 and "downstream" not in found
   held_out = found["held_out"]
   assert held_out["loss"] == pytest.approx(math.log(VOCAB), rel=0.1)
@@ -202,7 +246,9 @@ def test_a_model_that_is_still_growing_is_not_evaluated(tmp_path):
   with experiment.checkpointer.open(tmp_path) as checkpoints:
     checkpoints.save(state, 6, {})
   task = make_task(tmp_path)
-  evaluation = Evaluation(experiment=experiment, task=task, data_dir="data")
+  evaluation = Evaluation(
+    experiment=experiment, task=task, data_dir="data", feature_lengths={}
+  )
   with pytest.raises(ValueError, match="stack has grown to 2 of 4 layers"):
     evaluation.run()
 
@@ -220,6 +266,15 @@ def test_a_model_that_is_still_growing_is_not_evaluated(tmp_path):
     (
       {"DOWNSTREAM_TASKS": "('squad_v2',)", "DOWNSTREAM_SHOTS": "(0, 9)"},
       "squad_v2 has 2 examples to draw from",
+    ),
+    (
+      {
+        "DOWNSTREAM_TASKS": "('rte',)",
+        "DOWNSTREAM_SHOTS": "(0,)",
+        "DOWNSTREAM_PROMPT_TOKENS": "63",
+      },
+      "DOWNSTREAM_PROMPT_TOKENS = 63, expected 1 to 62: the model was trained"
+      " on TASK_FEATURE_LENGTHS['tokens'] = 64",
     ),
     (
       {"evaluation.Evaluation.batch_size": "12"},
@@ -259,7 +314,11 @@ def test_a_tuple_of_one_needs_its_comma(tmp_path):
   for field, value in (("downstream_tasks", "boolq"), ("shots", 5)):
     with pytest.raises(ValueError, match=r"expected a tuple: set .*,\)"):
       Evaluation(
-        experiment=experiment, task=task, data_dir="data", **{field: value}
+        experiment=experiment,
+        task=task,
+        data_dir="data",
+        feature_lengths={},
+        **{field: value},
       )
 
 
@@ -285,6 +344,7 @@ class Script:
 
   def write(self, prompts, decoding, *, watch):
     watch(len(prompts))
+    assert decoding.stop_strings[0] == "\n"
     return [self._answers[int(prompt)].text for prompt in prompts]
 
   def answer(self, task, watch):
@@ -298,7 +358,30 @@ class Script:
 def test_answers_score_as_worked_out_by_hand(name):
   reader, read = Script(name), []
   assert isinstance(TASKS[name], RankTask) == (name in CHOSEN)
-  scores, examples = reader.answer(TASKS[name], read.append)
-  assert scores == pytest.approx(reader.expected)
+  answers, examples = reader.answer(TASKS[name], read.append)
+  scores, errors = scores_and_errors(answers)
+  expected = reader.expected
+  assert {metric: scores[metric] for metric in expected} == pytest.approx(
+    expected
+  )
+  official = [expected[metric] for metric in TASKS[name].metrics]
+  assert scores["mean"] == pytest.approx(np.mean(official))
   assert sum(read) == num_texts(TASKS[name], examples)
   assert not any(math.isnan(score) for score in scores.values())
+  if expected.keys() == {"accuracy"}:
+    p, n = expected["accuracy"] / 100, len(examples)
+    error = 100 * np.sqrt(p * (1 - p) / (n - 1))
+    assert errors["accuracy"] == pytest.approx(error)
+  assert len(list(answers.predictions())) == len(examples)
+
+
+def test_long_choices_may_win_per_character():
+  choices = ("a cat that sleeps", "a cat")
+  example = Example(prompt="It is", answer=choices[0], choices=choices, label=0)
+  answers = Chosen(
+    task=TASKS["copa"],
+    examples=[example] * 2,
+    likelihoods=[np.array([-10.0, -4.0]), np.array([-16.0, -4.0])],
+  )
+  assert answers.scores([0]) == {"accuracy": 0, "accuracy_norm": 100}
+  assert answers.scores([1]) == {"accuracy": 0, "accuracy_norm": 0}

@@ -1,10 +1,13 @@
 """Metrics against the rules of the official scripts, case by case."""
 
+import math
 import random
+import statistics
 
 import pytest
 
 from raptr_jax.tasks.downstream import metrics, squad_v2, trivia_qa
+from raptr_jax.tasks.downstream.standard_errors import jackknife
 from raptr_jax.tasks.downstream.task import Answer, Example
 
 SQUAD = [  # Prediction, references, exact match, F1.
@@ -171,3 +174,55 @@ def test_groups_are_exact_or_not():
   )
   assert metrics.grouped_exact("aba", [True, True, False]) == 1 / 2
   assert metrics.grouped_exact("aba", [False, True, True]) == 1 / 2
+
+
+def _errors(values, groups=None):
+  def score(numbers):
+    return {"mean": metrics.mean(values[number] for number in numbers)}
+
+  return jackknife(score, groups or range(len(values)))["mean"]
+
+
+def test_the_error_of_a_mean():
+  rng = random.Random(0)
+  values = [rng.random() for _ in range(60)]
+  expected = statistics.stdev(values) / math.sqrt(60)
+  assert _errors(values) == pytest.approx(expected)
+  # Dependent values are one each.
+  repeated = [value for value in values for _ in range(3)]
+  groups = [number for number in range(60) for _ in range(3)]
+  assert _errors(repeated, groups) == pytest.approx(expected)
+  # Of many, each part has several.
+  many = [rng.random() for _ in range(3_000)]
+  expected = statistics.stdev(many) / math.sqrt(3_000)
+  assert _errors(many) == pytest.approx(expected, rel=0.25)
+
+
+def test_the_error_of_f1_is_its_spread_over_samples():
+  rng = random.Random(0)
+
+  def sample():
+    labels = [int(rng.random() < 0.4) for _ in range(200)]
+    guesses = [x if rng.random() < 0.7 else 1 - x for x in labels]
+    return labels, guesses
+
+  def f1_error(labels, guesses):
+    def score(numbers):
+      left = [[x[n] for n in numbers] for x in (labels, guesses)]
+      return {"f1": metrics.f1(*left, of=1)}
+
+    return jackknife(score, range(200))["f1"]
+
+  samples = [sample() for _ in range(300)]
+  spread = statistics.stdev(metrics.f1(*drawn, of=1) for drawn in samples)
+  errors = [f1_error(*drawn) for drawn in samples[:10]]
+  assert statistics.mean(errors) == pytest.approx(spread, rel=0.15)
+
+
+def test_no_error_without_a_second_example_or_a_score():
+  assert math.isnan(_errors([1.0]))
+
+  def score(numbers):
+    return {"first": 1.0} if 0 in numbers else {}
+
+  assert math.isnan(jackknife(score, range(3))["first"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from raptr_jax.tasks.downstream.majority import majority_scores
 from raptr_jax.tasks.downstream.registry import SUITES, TASKS, select_tasks
 from raptr_jax.tasks.downstream.shots import build_prompt, draw_shots
 from raptr_jax.tasks.downstream.task import Answer, Example, GenerationTask
@@ -72,6 +73,8 @@ WRITTEN = {
     {
       "exact": 100 * 3 / 5, "f1": 100 * (2 / 3 + 1 + 0 + 1 + 1) / 5,
       "best_exact": 100 * 4 / 5, "best_f1": 100 * (2 / 3 + 4) / 5,
+      "HasAns_exact": 100 * 1 / 3, "HasAns_f1": 100 * (2 / 3 + 0 + 1) / 3,
+      "NoAns_exact": 100, "NoAns_f1": 100,
     },
   ),
 }  # fmt: skip
@@ -297,3 +300,30 @@ def test_prompts_drop_the_first_shots():
   assert prompt(14) == "0 + 1 = 1\n\n1 + 1 = 2\n\n2 + 1 ="
   assert prompt(13) == prompt(9) == "1 + 1 = 2\n\n2 + 1 ="
   assert prompt(1) == "2 + 1 ="
+
+
+@pytest.mark.parametrize(
+  ("name", "expected"),
+  [
+    # Half of the labels are 1: of equally frequent ones, the first counts.
+    ("boolq", {"accuracy": 50}),
+    ("cb", {"accuracy": 50, "f1": 100 * (2 / 3) / 3}),
+    # Four of six candidates are right; one of three questions has no wrong one.
+    ("multirc", {"f1a": 80, "exact": 100 / 3}),
+    # "The 1923" is right once, and no word of it anywhere else.
+    ("trivia_qa", {"exact": 25, "f1": 25}),
+  ],
+)
+def test_the_majority_answers_all_alike(name, expected):
+  assert majority_scores(TASKS[name], _examples(name)) == pytest.approx(
+    expected
+  )
+
+
+def test_the_majority_of_squad_abstains():
+  task = TASKS["squad_v2"]
+  examples = [e for e in _examples("squad_v2") if not e.references] * 2
+  examples += [e for e in _examples("squad_v2") if e.references]
+  scores = majority_scores(task, examples)
+  assert (scores["NoAns_f1"], scores["HasAns_f1"]) == (100, 0)
+  assert scores["exact"] == pytest.approx(100 * 4 / 7)

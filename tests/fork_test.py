@@ -120,7 +120,7 @@ def test_an_objective(folder):
 
 
 def test_a_downstream_task():
-  from raptr_jax.inference.prompting import answer
+  from raptr_jax.inference.answers import answer, scores_and_errors
   from raptr_jax.tasks.downstream.registry import select_tasks
 
   (task,) = select_tasks(["capitals"])
@@ -139,7 +139,7 @@ def test_a_downstream_task():
       return np.array([float(len(text)) for text in continuations])
 
   prompts = [example.prompt for example in examples]
-  scores = answer(Reader(), task, examples, prompts)
+  scores, _ = scores_and_errors(answer(Reader(), task, examples, prompts))
   assert scores["accuracy"] == pytest.approx(200 / 3)
 
 

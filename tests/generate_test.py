@@ -9,6 +9,7 @@ import pytest
 from raptr_jax.contracts import LayerPath
 from raptr_jax.inference.decoding import Decoding
 from raptr_jax.inference.generate import generate
+from raptr_jax.inference.stop_strings import stop_table
 from raptr_jax.tasks.objectives import layouts
 from tests import families
 from tests.families import EOS
@@ -40,7 +41,17 @@ class Chain:
     self.steps += 1
 
 
-def write(params, prompts, *, model=None, keys=None, eos_id=EOS, **decoding):
+def write(
+  params,
+  prompts,
+  *,
+  model=None,
+  keys=None,
+  eos_id=EOS,
+  lead=(),
+  stops=None,
+  **decoding,
+):
   prompts = np.asarray(prompts)
   lengths = np.full(len(prompts), prompts.shape[1])
   return generate(
@@ -52,6 +63,8 @@ def write(params, prompts, *, model=None, keys=None, eos_id=EOS, **decoding):
     decoding=Decoding(**decoding),
     eos_id=eos_id,
     keys=keys,
+    lead=lead,
+    stops=stops,
   )
 
 
@@ -104,6 +117,70 @@ def test_writing_stops_when_all_rows_have_ended():
 def test_the_end_may_be_any_token():
   out = write(BRANCHES, [[2, 2]], max_new_tokens=4, eos_id=4)
   np.testing.assert_array_equal(out.tokens, [[3, 4, 0, 0]])
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_a_lead_is_read_before_the_text(num_beams):
+  kind = dict(num_beams=num_beams, max_new_tokens=4)
+  params = random_chain(6)
+  out = write(params, [[2, 3], [4, 5]], lead=(3, 2), **kind)
+  expected = write(params, [[2, 3, 3, 2], [4, 5, 3, 2]], **kind)
+  for got, want in zip(jax.tree.leaves(out), jax.tree.leaves(expected)):
+    np.testing.assert_array_equal(got, want)
+
+
+class Letters:
+  """A vocabulary of words; ids beyond it spell nothing."""
+
+  words = ("", "", " a", " ab", "ab", "c")
+  size = len(words)
+
+  def decode(self, ids):
+    return "".join(self.words[token] for token in ids)
+
+
+@pytest.mark.parametrize(
+  ("stop_strings", "tokens", "size"),
+  [
+    (("c",), [2, 3, 5, 4], 3),
+    (("abc",), [2, 3, 5, 4], 3),  # Two tokens spell it.
+    (("abac", "aabc", "ba"), [2, 4, 4, 4], 3),
+    (("a aba",), [2, 3, 4, 5], 3),
+    (("aab", "b c"), [2, 2, 4, 5], 3),  # Of " a aab", the end counts.
+    (("abb",), [3, 4, 5, 5], 4),
+  ],
+)
+def test_a_stop_string_ends_a_text(stop_strings, tokens, size):
+  params = np.full((7, 7, 7), -9.0, np.float32)
+  before = (6, 6)
+  for token in tokens:
+    params[(*before, token)] = 9
+    before = (before[1], token)
+  stops = stop_table(stop_strings, Letters())
+  model = Chain()
+  out = write(
+    params, [[6, 6]], model=model, eos_id=-1, stops=stops, max_new_tokens=4
+  )
+  jax.effects_barrier()
+  assert out.lengths.tolist() == [size] and model.steps == size - 1
+  np.testing.assert_array_equal(out.tokens, [tokens[:size] + [0] * (4 - size)])
+
+
+def test_a_table_finds_the_stop_strings_of_any_text():
+  rng = np.random.default_rng(0)
+  stop_strings = ("ab a", "bab", "cc", " a a")
+  table = stop_table(stop_strings, Letters())
+  found = 0
+  for _ in range(300):
+    tokens, state = rng.integers(2, 6, 3), 0
+    for token in tokens:
+      state = table[state, token]
+    text = Letters().decode(tokens)
+    assert (state == len(table) - 1) == any(
+      stop in text for stop in stop_strings
+    )
+    found += state == len(table) - 1
+  assert 50 < found < 250
 
 
 def test_parameters_and_the_end_are_arguments_of_one_program():
@@ -343,6 +420,9 @@ def test_beams_have_the_scores_of_the_whole_model(name):
     ("num_beams", dict(num_beams=0)),
     ("num_beams", dict(num_beams=2, temperature=1.0)),
     ("length_penalty", dict(length_penalty=-0.1)),
+    ("stop_strings", dict(stop_strings="end")),
+    ("stop_strings", dict(stop_strings=("",))),
+    ("stop_strings", dict(stop_strings=("end",), num_beams=2)),
   ],
 )
 def test_errors_name_value_and_binding(field, values):

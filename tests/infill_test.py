@@ -76,7 +76,7 @@ def test_blanks_are_numbered_and_stay_within_words():
 def fill(infilling, monkeypatch, answers):
   """Runs it with a model that gives `answers(prompt)` for a prompt's tokens."""
 
-  def write(model, params, prompts, lengths, paths, *, decoding, eos_id, keys):
+  def write(model, params, prompts, lengths, paths, *, decoding, eos_id, **_):
     tokens = np.zeros((len(prompts), decoding.max_new_tokens), np.int32)
     lengths = np.asarray(lengths)
     for row, prompt, length in zip(tokens, np.asarray(prompts), lengths):

@@ -1,5 +1,6 @@
 import itertools
 
+import jax
 import numpy as np
 import pytest
 from jax.nn import log_softmax
@@ -7,6 +8,7 @@ from jax.nn import log_softmax
 from raptr_jax.inference.decoding import Decoding
 from raptr_jax.inference.text_predictor import TextPredictor
 from raptr_jax.models.masked_stack import full_paths
+from raptr_jax.tasks.objectives.causal_lm import CausalLM
 from raptr_jax.tasks.objectives.layouts import Pair
 from raptr_jax.tasks.objectives.ul2 import UL2
 from raptr_jax.training.partitioning import Partitioner
@@ -19,6 +21,7 @@ class Numbers:
   """A vocabulary whose text is its ids."""
 
   pad_id, eos_id, sentinel_ids = 0, families.EOS, SENTINELS
+  cls_id, size = 2, families.VOCAB
 
   def encode(self, text):
     return [int(word) for word in text.split()]
@@ -112,10 +115,14 @@ def test_of_a_long_prompt_the_end_is_read(predictor):
 
 
 def greedy(predictor, prompts, room):
-  """So many tokens after each prompt, by the whole model for each token."""
+  """So many tokens after each prompt, by the whole model for each token.
+
+  The first one is the sentinel, which the model is given.
+  """
   tokens = np.zeros((len(prompts), room), np.int32)
+  tokens[:, 0] = SENTINELS[0]
   lengths = {"tokens": 3 + room, "inputs": 5, "targets": room}
-  for place in range(room):
+  for place in range(1, room):
     rows = [
       [Pair(np.array([MODE, *prompt, SENTINELS[0]], np.int32), row)]
       for prompt, row in zip(prompts, tokens)
@@ -135,20 +142,66 @@ def test_what_is_written_is_greedy(predictor, monkeypatch):
   monkeypatch.setattr(
     type(predictor.objective),
     "written_text",
-    lambda self, targets, vocabulary: targets.tolist(),
+    lambda self, targets, vocabulary: targets,
   )
   prompts = [[3, 4], [5, 6], [17, 8], [3, 3], [11, 12]]
   texts = predictor.write(
     [" ".join(map(str, prompt)) for prompt in prompts],
-    Decoding(max_new_tokens=5),
+    Decoding(max_new_tokens=4),
   )
   expected = greedy(predictor, prompts, 5).tolist()
   assert [predictor.vocabulary.encode(text) for text in texts] == expected
   assert len(set(texts)) > 2
 
 
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_a_model_that_would_not_begin_with_its_sentinel_writes(family):
+  predictor = make_predictor(family)
+  decoding = Decoding(max_new_tokens=6)
+  inputs = [
+    predictor.objective.continuation([n], Numbers()) for n in range(3, 9)
+  ]
+  assert {} in predictor.fill(inputs, decoding)  # It does not choose it.
+  texts = predictor.write([str(n) for n in range(3, 9)], decoding)
+  assert sum(map(bool, texts)) > len(texts) / 2
+
+
+def test_writing_ends_before_a_stop_string(predictor):
+  prompts = ["3 4", "5 6", "17 8", "3 3", "11 12"]
+  whole = predictor.write(prompts, Decoding(max_new_tokens=8))
+  words = next(text.split() for text in whole if len(text.split()) > 3)
+  stops = (" ".join(words[1:3]), "no such token")
+  texts = predictor.write(
+    prompts, Decoding(max_new_tokens=8, stop_strings=stops)
+  )
+  assert texts == [text.partition(stops[0])[0] for text in whole] != whole
+
+
+def test_a_causal_model_reads_prompts_without_a_sentinel():
+  model = families.make_model("decoder", attention="causal")
+  predictor = make_predictor(
+    "decoder",
+    model=model,
+    params=families.random_params(model),
+    objective=CausalLM(),
+  )
+  prompt, continuation = [4, 5, 6], [7, 8]
+  row = np.array([[Numbers.cls_id, *prompt, *continuation]])
+  batch = {
+    "tokens": row[:, :-1],
+    "targets": row[:, 1:],
+    "target_weights": np.array([[0, 0, 0, 1, 1]], np.float32),
+    "segment_ids": np.ones((1, 5), np.int32),
+    "positions": np.arange(5)[None],
+  }
+  score = jax.jit(model.score_batch)
+  (expected,) = score(predictor.params, batch, predictor.paths)
+  scores = predictor.score(["4 5 6"], ["7 8"])
+  assert scores == pytest.approx([float(expected)], rel=1e-4)
+
+
 def test_filling_gives_each_sentinel_its_span(monkeypatch):
-  def write(model, params, prompts, lengths, paths, *, decoding, eos_id, keys):
+  def write(model, params, prompts, lengths, paths, *, decoding, eos_id, **_):
     # For each sentinel twice what stands before it in the prompt.
     found = np.zeros((len(prompts), decoding.max_new_tokens), np.int32)
     for row, prompt in zip(found, np.asarray(prompts).tolist()):
@@ -168,6 +221,6 @@ def test_filling_gives_each_sentinel_its_span(monkeypatch):
     [np.array(tokens, np.int32) for tokens in inputs],
     Decoding(max_new_tokens=9),
   ) == [{19: [3, 3], 18: [4, 4]}, {19: [16, 16]}, {}]
-  # A prompt is followed by the first sentinel.
+  # A prompt is followed by the first sentinel, whether or not it is repeated.
   decoding = Decoding(max_new_tokens=9)
   assert predictor.write(["3 4", "5", ""], decoding) == ["4 4", "5 5", "2 2"]

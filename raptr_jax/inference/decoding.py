@@ -28,6 +28,7 @@ class Decoding:
     length_penalty: beams are compared by their log-likelihood over
       ((5 + length) / 6)^length_penalty (arXiv 1609.08144, equation 14, without
       the coverage term); 0 compares log-likelihoods. T5X uses 0.6.
+    stop_strings: a text ends before the first of them, as at the end token.
   """
 
   max_new_tokens: int
@@ -36,6 +37,7 @@ class Decoding:
   top_p: float | None = None
   num_beams: int = 1
   length_penalty: float = 0.6
+  stop_strings: tuple[str, ...] = ()
 
   def __post_init__(self):
     sampled = self.temperature > 0
@@ -57,11 +59,17 @@ class Decoding:
         "at least 1, and 1 if Decoding.temperature is not 0",
       ),
       "length_penalty": (self.length_penalty >= 0, "at least 0"),
+      "stop_strings": (
+        isinstance(self.stop_strings, tuple)
+        and all(self.stop_strings)
+        and not (self.stop_strings and self.num_beams > 1),
+        "a tuple of texts, none empty, and () if Decoding.num_beams is not 1",
+      ),
     }
     for name, (holds, expected) in checks.items():
       if not holds:
         value = getattr(self, name)
-        raise ValueError(f"Decoding.{name} = {value}, expected {expected}.")
+        raise ValueError(f"Decoding.{name} = {value!r}, expected {expected}.")
 
 
 def text_lengths(tokens: Int[Array, "B N"], eos_id: Any) -> Int[Array, "B"]:

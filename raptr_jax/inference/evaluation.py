@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from raptr_jax.inference.generate import Generator
 from raptr_jax.inference.minimal_pairs import pair_scores, pairs_table
 from raptr_jax.inference.prompting import (
   Questions,
+  Result,
   downstream_table,
   evaluate_by_prompt,
   mean_scores,
@@ -35,11 +37,14 @@ from raptr_jax.tasks.labelled.minimal_pairs import MinimalPair, read_pairs
 from raptr_jax.tasks.mixture import Mixture
 from raptr_jax.tasks.objectives.objective import GenerativeObjective
 from raptr_jax.tasks.task import TextTask
+from raptr_jax.tasks.text.vocabulary import Vocabulary
 from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.held_out import held_out_evaluator
 from raptr_jax.training.plan import make_plan
 
 RESULTS_FILE = "results.json"
+PREDICTIONS_FOLDER = "predictions"
+ANSWER_TOKENS = 64  # Where prompt and answer share a row, left to the answer.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,7 @@ class Evaluation:
     experiment: the run; its latest checkpoint is evaluated.
     task: what the run was trained on; provides objective and vocabulary.
     data_dir: folder of all prepared tasks.
+    feature_lengths: lengths of the features that it was trained on.
     downstream_tasks: names of tasks or suites; () for held-out loss alone.
     shots: numbers of solved examples before a question.
     folder: folder of the tasks' original files; None reads TFDS.
@@ -58,7 +64,8 @@ class Evaluation:
       ones; None for all.
     batch_size: texts at once.
     max_prompt_tokens: room for prompts; drops shots that do not fit, and the
-      beginning of a question that is too long by itself.
+      beginning of a question that is too long by itself. None for as many as
+      the model was trained on, with room for an answer.
     seed: seed of the draw of shots.
     minimal_pairs: file or folder of minimal pairs, such as BLiMP's, to judge
       which sentence of each is likelier; None for none.
@@ -72,13 +79,14 @@ class Evaluation:
   experiment: Experiment
   task: TextTask | Mixture
   data_dir: str
+  feature_lengths: Mapping[str, int]
   downstream_tasks: Sequence[str] = ()
   shots: Sequence[int] = (0, 1, 5)
   folder: str | None = None
   tfds_data_dir: str | None = None
   num_examples: int | None = None
   batch_size: int = 32
-  max_prompt_tokens: int = 1000  # Up to 1,024 with a short answer.
+  max_prompt_tokens: int | None = None
   seed: int = 0
   minimal_pairs: str | None = None
   pairs_per_paradigm: int | None = None
@@ -136,16 +144,19 @@ class Evaluation:
 
     Raises:
       FileNotFoundError: data is missing.
-      ValueError: data is malformed, or has too few examples for the shots.
+      ValueError: data is malformed, or has too few examples for the shots, or
+        prompts would be longer than what the model was trained on.
     """
     self.experiment.eval_dataset.open()
-    _ = self._questions, self._pairs
+    _ = self._pairs
+    if self._questions:
+      _ = self._prompt_tokens
 
   def run(self) -> dict[str, Any]:
-    """Evaluates, prints tables, and writes `results.json`.
+    """Evaluates, prints tables, and writes `results.json` and `predictions/`.
 
     The file is rewritten after each task, so an interrupted evaluation leaves
-    its results so far.
+    its results so far. `predictions/` has a file of JSON lines for each.
 
     Returns:
       The file's content, with None for scores that are undefined.
@@ -173,24 +184,35 @@ class Evaluation:
     if questions:
       results["downstream_settings"] = {
         "source": self.folder or "tfds",
-        "max_prompt_tokens": self.max_prompt_tokens,
+        "max_prompt_tokens": self._prompt_tokens,
         "seed": self.seed,
       }
       scores: list[dict[str, Any]] = []
-      for score in evaluate_by_prompt(
+      for result in evaluate_by_prompt(
         self._predictor(params),
         questions,
         self.shots,
         seed=self.seed,
         console=console,
       ):
-        scores.append(score)
+        scores.append(result.row | {"predictions": self._save(result)})
         means = mean_scores(scores)
         results |= {"downstream": scores, "downstream_mean": means}
         self._write(results)
       console.print(downstream_table(scores, results["downstream_mean"]))
     console.print(f"written: {self._write(results)}")
     return results
+
+  def _save(self, result: Result) -> str:
+    """Writes predictions; returns the file's name within the run's folder."""
+    row = result.row
+    name = f"{PREDICTIONS_FOLDER}/{row['task']}_{row['shots']}_shot.jsonl"
+    if jax.process_index() == 0:
+      path = files.path("MODEL_DIR", self.experiment.model_dir) / name
+      path.parent.mkdir(parents=True, exist_ok=True)
+      lines = (json.dumps(x, ensure_ascii=False) for x in result.predictions)
+      files.write_text(path, "".join(f"{line}\n" for line in lines))
+    return name
 
   def _write(self, results: Mapping[str, Any]) -> files.AnyPath:
     """Writes the file, and returns its path."""
@@ -254,17 +276,46 @@ class Evaluation:
     examples = read("validation")[: self.num_examples]
     return Questions(task=task, examples=examples, pool=pool)
 
+  @property
+  def _objective(self) -> GenerativeObjective:
+    return cast(GenerativeObjective, self.task.objective)
+
+  @functools.cached_property
+  def _vocabulary(self) -> Vocabulary:
+    return self.task.vocabulary(self.data_dir)
+
+  @functools.cached_property
+  def _prompt_tokens(self) -> int:
+    """Room for prompts, without the tokens that the objective adds."""
+    names = self._objective.feature_layout.feature_names
+    length = self.feature_lengths[names[0]]
+    empty = self._objective.continuation((), self._vocabulary)
+    eos_id = self._vocabulary.eos_id
+    added = len(self._objective.feature_layout.prompt(empty, eos_id))
+    room = length - added
+    if self.max_prompt_tokens is None:
+      shared = len(names) == 1
+      return room - min(ANSWER_TOKENS, room // 2) if shared else room
+    if not 1 <= self.max_prompt_tokens <= room:
+      raise ValueError(
+        f"DOWNSTREAM_PROMPT_TOKENS = {self.max_prompt_tokens}, expected 1 to"
+        f" {room}: the model was trained on TASK_FEATURE_LENGTHS[{names[0]!r}] ="
+        f" {length}, and {added} of these tokens frame the prompt: set"
+        f" --gin.DOWNSTREAM_PROMPT_TOKENS={room}, or None."
+      )
+    return self.max_prompt_tokens
+
   def _predictor(self, params: Params) -> TextPredictor:
     model, partitioner = self.experiment.model, self.experiment.partitioner
     return TextPredictor(
       model=cast(Generator, model),
       params=params,
       paths=partitioner.put_replicated(full_paths(model.stacks)),
-      objective=cast(GenerativeObjective, self.task.objective),
-      vocabulary=self.task.vocabulary(self.data_dir),
+      objective=self._objective,
+      vocabulary=self._vocabulary,
       partitioner=partitioner,
       batch_size=self.batch_size,
-      max_prompt_tokens=self.max_prompt_tokens,
+      max_prompt_tokens=self._prompt_tokens,
     )
 
 

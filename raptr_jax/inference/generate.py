@@ -6,14 +6,14 @@ own program. N is the most tokens to write, E the number of beams.
 """
 
 import functools
-from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from raptr_jax.contracts import Cache, LayerPath, Model, Params
 from raptr_jax.inference.beam_search import search_beams
@@ -64,10 +64,10 @@ class Generated:
   """What was written.
 
   Attributes:
-    tokens: including the end token, if any, and 0 after it.
-    lengths: number of tokens, the end token included.
-    scores: log-likelihood of these tokens, in nats, without temperature,
-      truncation or length penalty.
+    tokens: without `lead`; including what ended the text, and 0 after it.
+    lengths: number of these tokens.
+    scores: their log-likelihood, in nats, without temperature, truncation or
+      length penalty.
   """
 
   tokens: Int[Array, "B N"]
@@ -86,6 +86,8 @@ def generate(
   decoding: Decoding,
   eos_id: int | Int[Array, ""],
   keys: Key[Array, "B"] | None = None,
+  lead: Sequence[int | Int[Array, ""]] = (),
+  stops: Int[Array, "S ids"] | None = None,
 ) -> Generated:
   """Continues prompts until all have ended, or N tokens are written.
 
@@ -101,6 +103,8 @@ def generate(
     eos_id: the token that ends a text; not 0, which is padding.
     keys: one per row, needed to draw tokens. A row's draws depend on its key
       alone, not on its batch.
+    lead: tokens that every text begins with; the model need not choose them.
+    stops: `stop_strings.stop_table` of the decoding's stop strings, if any.
 
   Raises:
     ValueError: `decoding` draws tokens, but there are no keys.
@@ -114,13 +118,33 @@ def generate(
   def extend(tokens, cache):
     return model.extend(params, tokens, cache, paths)
 
-  room = decoding.max_new_tokens
+  room = len(lead) + decoding.max_new_tokens
   logits, cache = model.start(params, prompts, lengths, paths, room)
+  for token in lead:
+    logits, cache = extend(jnp.full(len(prompts), token), cache)
   if decoding.num_beams > 1:
     tokens, scores = search_beams(extend, logits, cache, decoding, eos_id)
-  else:
-    tokens, scores = _write(extend, logits, cache, decoding, eos_id, keys)
-  return Generated(tokens, text_lengths(tokens, eos_id), scores)
+    return Generated(tokens, text_lengths(tokens, eos_id), scores)
+  texts = _write(extend, logits, cache, decoding, eos_id, keys, stops)
+  return Generated(texts.tokens, texts.lengths, texts.scores)
+
+
+class _Texts(NamedTuple):
+  """State of writing without a search.
+
+  Attributes:
+    tokens: what is written, and 0 where nothing is.
+    lengths: number of tokens.
+    scores: their log-likelihood.
+    states: how much of a stop string each text ends in; see `stop_table`.
+    ended: whether a text has its end token, or a stop string.
+  """
+
+  tokens: Int[Array, "B N"]
+  lengths: Int[Array, "B"]
+  scores: Float[Array, "B"]
+  states: Int[Array, "B"]
+  ended: Bool[Array, "B"]
 
 
 def _write(
@@ -130,32 +154,43 @@ def _write(
   decoding: Decoding,
   eos_id: Any,
   keys: Key[Array, "B"] | None,
-) -> tuple[Int[Array, "B N"], Float[Array, "B"]]:
-  """Writes one token after another; returns them and their log-likelihood."""
+  stops: Int[Array, "S ids"] | None,
+) -> _Texts:
+  """Writes one token after another."""
 
-  def append(step, logits, tokens, scores):
-    ended = (tokens == eos_id).any(-1)
+  def append(step, logits, texts):
     new = _choose(logits, decoding, keys, step)
     likelihood = jax.nn.log_softmax(logits)
     gained = jnp.take_along_axis(likelihood, new[:, None], axis=-1)[:, 0]
-    tokens = tokens.at[:, step].set(jnp.where(ended, 0, new))
-    return tokens, scores + jnp.where(ended, 0.0, gained)
+    ended, states = new == eos_id, texts.states
+    if stops is not None:
+      # Ids beyond the vocabulary's, if the model has any, spell nothing.
+      states = stops.at[states, new].get(mode="fill", fill_value=0)
+      ended |= states == len(stops) - 1
+    return _Texts(
+      texts.tokens.at[:, step].set(jnp.where(texts.ended, 0, new)),
+      texts.lengths + ~texts.ended,
+      texts.scores + jnp.where(texts.ended, 0.0, gained),
+      states,
+      texts.ended | ended,
+    )
 
   def unfinished(state):
-    step, tokens, _, _ = state
-    ended = (tokens == eos_id).any(-1)
-    return (step < decoding.max_new_tokens) & ~ended.all()
+    step, texts, _ = state
+    return (step < decoding.max_new_tokens) & ~texts.ended.all()
 
   def body(state):
-    step, tokens, scores, cache = state
-    logits, cache = extend(tokens[:, step - 1], cache)
-    return step + 1, *append(step, logits, tokens, scores), cache
+    step, texts, cache = state
+    logits, cache = extend(texts.tokens[:, step - 1], cache)
+    return step + 1, append(step, logits, texts), cache
 
   batch = len(logits)
-  nothing = jnp.zeros((batch, decoding.max_new_tokens), jnp.int32)
-  first = append(0, logits, nothing, jnp.zeros(batch))
-  _, tokens, scores, _ = lax.while_loop(unfinished, body, (1, *first, cache))
-  return tokens, scores
+  none = jnp.zeros(batch, jnp.int32)
+  tokens = jnp.zeros((batch, decoding.max_new_tokens), jnp.int32)
+  nothing = _Texts(tokens, none, jnp.zeros(batch), none, none > 0)
+  first = append(0, logits, nothing)
+  _, texts, _ = lax.while_loop(unfinished, body, (1, first, cache))
+  return texts
 
 
 def _choose(

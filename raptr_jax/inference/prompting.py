@@ -14,16 +14,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from raptr_jax.inference.decoding import Decoding
-from raptr_jax.inference.text_predictor import TextPredictor, Watch
-from raptr_jax.tasks.downstream.shots import build_prompt, draw_shots
-from raptr_jax.tasks.downstream.task import (
-  Answer,
-  DownstreamTask,
-  Example,
-  RankTask,
-  Scores,
+from raptr_jax.inference.answers import (
+  MEAN,
+  Answers,
+  answer,
+  num_texts,
+  scores_and_errors,
 )
+from raptr_jax.inference.text_predictor import TextPredictor, Watch
+from raptr_jax.tasks.downstream.majority import majority_scores
+from raptr_jax.tasks.downstream.shots import build_prompt, draw_shots
+from raptr_jax.tasks.downstream.task import DownstreamTask, Example, Scores
 from raptr_jax.tasks.progress import Progress
 
 LOG_SECONDS = 60.0  # Between two lines of a log.
@@ -58,6 +59,19 @@ class Questions:
     ]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+  """The result of a task with a number of shots.
+
+  Attributes:
+    row: its entry of `results.json`.
+    predictions: a line for each example, as JSON holds it.
+  """
+
+  row: dict[str, Any]
+  predictions: list[dict[str, Any]]
+
+
 def evaluate_by_prompt(
   predictor: TextPredictor,
   questions: Sequence[Questions],
@@ -65,8 +79,8 @@ def evaluate_by_prompt(
   *,
   seed: int,
   console: Console,
-) -> Iterator[dict[str, Any]]:
-  """Yields the results of each task and number of shots, and prints them.
+) -> Iterator[Result]:
+  """Yields the result of each task and number of shots, and prints it.
 
   Args:
     predictor: the model.
@@ -84,18 +98,41 @@ def evaluate_by_prompt(
       total = num_texts(task, asked.examples)
       with Progress(total, unit="text", log_seconds=LOG_SECONDS) as progress:
         watch = _ignore if console.quiet else _shown_on(progress, name, total)
-        scores = answer(predictor, task, asked.examples, prompts, watch=watch)
-      seconds = time.perf_counter() - began
-      figures = ", ".join(f"{m} {shown(scores[m])}" for m in task.metrics)
-      console.print(f"{name:<20}  {figures}  ({seconds:.0f} s)")
-      yield {
+        answers = answer(predictor, task, asked.examples, prompts, watch=watch)
+      row = {
         "task": task.name,
         "shots": num_shots,
         "examples": len(asked.examples),
-        "metrics": task.metrics,
-        "scores": {metric: _defined(x) for metric, x in scores.items()},
-        "seconds": seconds,
+        "shortened_prompts": sum(map(predictor.is_too_long, prompts)),
+        **_scored(answers),
+        "seconds": time.perf_counter() - began,
       }
+      console.print(f"{name:<20}  {_figures(row)}  ({row['seconds']:.0f} s)")
+      lines = [
+        {"task": task.name, "shots": num_shots, "index": i, "prompt": p, **line}
+        for i, (p, line) in enumerate(zip(prompts, answers.predictions()))
+      ]
+      yield Result(row=row, predictions=lines)
+
+
+def _scored(answers: Answers) -> dict[str, Any]:
+  """Scores of answers, their standard errors and the majority's scores."""
+  scores, errors = scores_and_errors(answers)
+  majority = majority_scores(answers.task, answers.examples)
+  return {
+    "metrics": answers.task.metrics,
+    "shown": answers.shown,
+    "scores": _defined(scores),
+    "standard_errors": _defined(errors),
+    "majority": _defined(majority),
+  }
+
+
+def _figures(row: Mapping[str, Any]) -> str:
+  """The official metrics of a row, in a line."""
+  return ", ".join(
+    f"{metric} {_cell(row, metric)}" for metric in row["metrics"]
+  )
 
 
 def _ignore(count: int) -> None:
@@ -115,81 +152,60 @@ def _shown_on(progress: Progress, name: str, total: int) -> Watch:
   return watch
 
 
-def answer(
-  predictor: TextPredictor,
-  task: DownstreamTask,
-  examples: Sequence[Example],
-  prompts: Sequence[str],
-  *,
-  watch: Watch = _ignore,
-) -> Scores:
-  """Has a model answer questions; returns metrics of its answers.
+def mean_scores(
+  rows: Sequence[Mapping[str, Any]],
+) -> dict[str, dict[str, float | None]]:
+  """Mean over tasks of their mean metrics, and its error, by number of shots.
 
-  Args:
-    predictor: the model.
-    task: the task of the examples.
-    examples: the questions.
-    prompts: the prompt of each, with shots.
-    watch: called with the number of texts just read, of `num_texts` in all.
+  The tasks' errors are independent of each other.
   """
-  if isinstance(task, RankTask):
-    likelihoods = predictor.score(
-      [p for p, e in zip(prompts, examples) for _ in e.choices],
-      [choice for example in examples for choice in example.choices],
-      watch=watch,
+  means = {}
+  for shots in dict.fromkeys(row["shots"] for row in rows):
+    found = [row for row in rows if row["shots"] == shots]
+    scores, errors = (
+      [math.nan if row[key][MEAN] is None else row[key][MEAN] for row in found]
+      for key in ("scores", "standard_errors")
     )
-    ends = np.cumsum([len(example.choices) for example in examples])
-    parts = np.split(likelihoods, ends[:-1])
-    return task.score(examples, [int(part.argmax()) for part in parts])
-  decoding = Decoding(max_new_tokens=task.max_new_tokens)
-  texts = predictor.write(prompts, decoding, watch=watch)
-  if task.no_answer is None:
-    return task.score(examples, [Answer(text) for text in texts])
-  withheld = [task.no_answer] * len(texts)
-  given = [task.answer_in(text) for text in texts]
-  margins = predictor.score(prompts, withheld, watch=watch) - predictor.score(
-    prompts, given, watch=watch
-  )
-  answers = [Answer(text, float(m)) for text, m in zip(texts, margins)]
-  return task.score(examples, answers)
-
-
-def num_texts(task: DownstreamTask, examples: Sequence[Example]) -> int:
-  """How many texts a model reads for `answer`."""
-  if isinstance(task, RankTask):
-    return sum(len(example.choices) for example in examples)
-  return len(examples) * (1 if task.no_answer is None else 3)
-
-
-def mean_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-  """Mean over tasks of their mean metrics, by number of shots."""
-  means: dict[str, list[float]] = {}
-  for row in rows:
-    scores = [row["scores"][metric] for metric in row["metrics"]]
-    mean = math.nan if None in scores else float(np.mean(scores))
-    means.setdefault(str(row["shots"]), []).append(mean)
-  return {shots: _defined(float(np.mean(x))) for shots, x in means.items()}
+    means[str(shots)] = _defined(
+      {
+        "score": float(np.mean(scores)),
+        "standard_error": float(np.linalg.norm(errors)) / len(errors),
+      }
+    )
+  return means
 
 
 def downstream_table(
-  rows: Sequence[Mapping[str, Any]], means: Mapping[str, float | None]
+  rows: Sequence[Mapping[str, Any]],
+  means: Mapping[str, Mapping[str, float | None]],
 ) -> Table:
   """A table with a row per metric, and a column per number of shots."""
-  table = Table("task", "metric", *(f"{shots}-shot" for shots in means))
+  columns = (f"{shots}-shot" for shots in means)
+  table = Table("task", "metric", "majority", *columns)
   for task in dict.fromkeys(row["task"] for row in rows):
     found = [row for row in rows if row["task"] == task]
-    for metric in found[0]["metrics"]:
-      scores = [shown(row["scores"][metric]) for row in found]
-      table.add_row(task, metric, *scores)
-  table.add_row("mean of tasks", "", *map(shown, means.values()))
+    for metric in found[0]["shown"]:
+      majority = found[0]["majority"]
+      baseline = shown(majority[metric]) if metric in majority else ""
+      cells = (_cell(row, metric) for row in found)
+      table.add_row(task, metric, baseline, *cells)
+  cells = (shown(m["score"], m["standard_error"]) for m in means.values())
+  table.add_row("mean of tasks", "", "", *cells)
   return table
 
 
-def _defined(score: float) -> float | None:
-  """The score; None if JSON cannot hold it."""
-  return score if math.isfinite(score) else None
+def _cell(row: Mapping[str, Any], metric: str) -> str:
+  scores, errors = row["scores"], row["standard_errors"]
+  return shown(scores.get(metric), errors.get(metric))
 
 
-def shown(score: float | None) -> str:
-  """The score with one decimal; "n/a" if undefined."""
-  return "n/a" if score is None or math.isnan(score) else f"{score:.1f}"
+def _defined(scores: Scores) -> dict[str, float | None]:
+  """The scores; None for those that JSON cannot hold."""
+  return {m: x if math.isfinite(x) else None for m, x in scores.items()}
+
+
+def shown(score: float | None, error: float | None = None) -> str:
+  """The score and its standard error, or "n/a" if it is undefined."""
+  if score is None:
+    return "n/a"
+  return f"{score:.1f}" if error is None else f"{score:.1f} ± {error:.1f}"

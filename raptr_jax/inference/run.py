@@ -214,8 +214,6 @@ class Run:
     """
     prompts = text_list("prompt", prompt)
     chosen = Decoding(max_new_tokens=max_new_tokens, **decoding)
-    # The first token is the sentinel that stands for what is written.
-    chosen = dataclasses.replace(chosen, max_new_tokens=max_new_tokens + 1)
     predictor = self._predictor(self.path(layers))
     texts = predictor.write(prompts, chosen, seed=seed)
     return texts[0] if isinstance(prompt, str) else texts

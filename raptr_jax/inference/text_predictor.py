@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from raptr_jax.contracts import Batch, LayerPath, Params
 from raptr_jax.inference.decoding import Decoding
 from raptr_jax.inference.generate import Generator, generate
+from raptr_jax.inference.stop_strings import cut_at, stop_table
 from raptr_jax.inference.text_losses import stack_rows
 from raptr_jax.tasks.objectives.denoising import hidden_spans
 from raptr_jax.tasks.objectives.layouts import Pair
@@ -66,6 +67,10 @@ class TextPredictor:
     """Number of tokens in a text."""
     return len(self.vocabulary.encode(text))
 
+  def is_too_long(self, prompt: str) -> bool:
+    """Whether only the end of a prompt is read."""
+    return self.count_tokens(prompt) > self.max_prompt_tokens
+
   def score(
     self,
     prompts: Sequence[str],
@@ -105,15 +110,20 @@ class TextPredictor:
   ) -> list[str]:
     """The model's continuation of each prompt, until it ends the text.
 
-    The arguments are those of `fill`. `decoding.max_new_tokens` includes what
-    the objective puts first, such as a sentinel.
+    The arguments are those of `fill`. What the objective puts first, such as a
+    sentinel, is given: the model need not choose it.
     """
     inputs = [self._inputs(prompt) for prompt in prompts]
-    objective, vocabulary = self.objective, self.vocabulary
+    written = self._written(inputs, decoding, seed, watch, lead=self._lead)
     return [
-      vocabulary.decode(objective.written_text(targets, vocabulary))
-      for targets in self._written(inputs, decoding, seed, watch)
+      cut_at(self._text([*self._lead, *targets]), decoding.stop_strings)
+      for targets in written
     ]
+
+  def _text(self, targets: Sequence[int]) -> str:
+    """The continuation that targets spell."""
+    written = self.objective.written_text(targets, self.vocabulary)
+    return self.vocabulary.decode(written)
 
   def fill(
     self,
@@ -152,8 +162,10 @@ class TextPredictor:
     decoding: Decoding,
     seed: int,
     watch: Watch,
+    *,
+    lead: tuple[int, ...] = (),
   ) -> list[Int[np.ndarray, "..."]]:
-    """The targets that the model writes for each of the inputs."""
+    """The targets that the model writes for each of the inputs, after `lead`."""
     eos_id = self.vocabulary.eos_id
     read = [self.objective.feature_layout.prompt(ids, eos_id) for ids in inputs]
     found = [np.zeros(0, np.int32) for _ in read]
@@ -169,7 +181,7 @@ class TextPredictor:
       if decoding.temperature > 0:
         fold_in = jax.vmap(jax.random.fold_in, (None, 0))
         keys = fold_in(jax.random.key(seed), places)
-      written = self._generate(prompts, lengths, decoding, keys)
+      written = self._generate(prompts, lengths, decoding, keys, lead)
       for number, targets in zip(numbers, written):
         found[number] = targets
       watch(len(numbers))
@@ -227,7 +239,11 @@ class TextPredictor:
     lengths: Int[np.ndarray, "B"],
     decoding: Decoding,
     keys: Key[Array, "B"] | None,
+    lead: tuple[int, ...],
   ) -> Int[np.ndarray, "B N"]:
+    stops = None
+    if decoding.stop_strings:
+      stops = stop_table(decoding.stop_strings, self.vocabulary)
     found = generate(
       self.model,
       self.params,
@@ -236,6 +252,8 @@ class TextPredictor:
       decoding=decoding,
       eos_id=self.vocabulary.eos_id,
       keys=keys,
+      lead=lead,
+      stops=stops,
     )
     return self.partitioner.fetch(found.tokens)
 

@@ -7,6 +7,7 @@ or predictions are all the same.
 """
 
 import collections
+import functools
 import math
 import re
 import string
@@ -85,6 +86,7 @@ def grouped_exact(groups: Sequence[Hashable], right: Sequence[bool]) -> float:
   return mean(all_right.values())
 
 
+@functools.lru_cache(maxsize=1 << 18)
 def normalize_squad(text: str) -> str:
   """Normalises an answer as SQuAD does.
 
@@ -94,6 +96,7 @@ def normalize_squad(text: str) -> str:
   return _without_articles(text.lower().translate(_DROP_PUNCTUATION))
 
 
+@functools.lru_cache(maxsize=1 << 18)
 def normalize_trivia_qa(text: str) -> str:
   """Normalises an answer as TriviaQA does.
 
@@ -138,6 +141,20 @@ def best_match(
   """
   guess = normalize(prediction)
   return max(metric(guess, normalize(reference)) for reference in references)
+
+
+def squad_match(
+  metric: TextMetric, prediction: str, references: Iterable[str]
+) -> float:
+  """The metric against the best-matching reference, by SQuAD's rules.
+
+  References that normalise to nothing are ignored. If none is left, an answer
+  that normalises to nothing is right.
+  """
+  left = [answer for answer in references if normalize_squad(answer)]
+  if not left:
+    return float(not normalize_squad(prediction))
+  return best_match(metric, prediction, left, normalize=normalize_squad)
 
 
 def exact_and_f1(

@@ -64,4 +64,5 @@ TASK = RankTask(
   to_example=to_example,
   metrics=("f1a", "exact"),
   compute_scores=compute_scores,
+  dependent_groups=True,
 )

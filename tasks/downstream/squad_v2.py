@@ -41,7 +41,11 @@ def _spaced(title: str) -> str:
 def compute_scores(
   examples: Sequence[Example], answers: Sequence[Answer]
 ) -> Scores:
-  """Exact match and F1 at threshold 0, and at the best threshold."""
+  """Exact match and F1 at threshold 0, and at the best threshold.
+
+  Those at threshold 0 are also told of the questions with an answer (HasAns)
+  and of those without (NoAns), if there are any.
+  """
   texts = [_given(answer.text) for answer in answers]
   answerable = [bool(example.references) for example in examples]
   scores = {}
@@ -50,13 +54,19 @@ def compute_scores(
     ("f1", metrics.token_f1),
   ):
     raw = [
-      _raw_score(metric, text, example.references)
+      metrics.squad_match(metric, text, example.references)
       for text, example in zip(texts, examples)
     ]
-    scores[name] = 100 * metrics.mean(
+    final = [
       float(not has_answer) if answer.no_answer_score > 0 else score
       for score, answer, has_answer in zip(raw, answers, answerable)
-    )
+    ]
+    scores[name] = 100 * metrics.mean(final)
+    for half, has in (("HasAns", True), ("NoAns", False)):
+      if has in answerable:
+        scores[f"{half}_{name}"] = 100 * metrics.mean(
+          score for score, is_in in zip(final, answerable) if is_in == has
+        )
     scores[f"best_{name}"] = 100 * metrics.best_threshold_mean(
       raw,
       no_answer_scores=[answer.no_answer_score for answer in answers],
@@ -71,22 +81,6 @@ def _given(text: str) -> str:
   return "" if metrics.normalize_squad(text) == NO_ANSWER else text
 
 
-def _raw_score(
-  metric: metrics.TextMetric, text: str, references: Sequence[str]
-) -> float:
-  """The score of an answer before any threshold.
-
-  References that normalise to nothing are ignored. If none is left, an answer
-  that normalises to nothing is right.
-  """
-  left = [answer for answer in references if metrics.normalize_squad(answer)]
-  if not left:
-    return float(not metrics.normalize_squad(text))
-  return metrics.best_match(
-    metric, text, left, normalize=metrics.normalize_squad
-  )
-
-
 TASK = GenerationTask(
   name="squad_v2",
   tfds_name="squad/v2.0:3.0.0",
@@ -97,6 +91,7 @@ TASK = GenerationTask(
   to_records=squad_format.to_records,
   to_example=to_example,
   metrics=("exact", "f1"),
+  details=("HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1"),
   compute_scores=compute_scores,
   max_new_tokens=32,
   next_cue="title:",

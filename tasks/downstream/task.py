@@ -2,7 +2,8 @@
 
 There are two kinds. In a `RankTask` a model chooses the text with the greatest
 log-likelihood after the prompt, summed over its tokens and not divided by their
-number. In a `GenerationTask` it writes.
+number; scores called `..._norm` divide it by the number of characters. In a
+`GenerationTask` it writes.
 
 One space joins prompt and answer. A record is one example as TFDS stores it, in
 plain Python; original files are converted to that form, so all later code is
@@ -73,6 +74,9 @@ class PromptTask:
     to_records: turns a line of a `.jsonl`, or all of a `.json`, into records.
     to_example: turns a record into an example.
     metrics: the official metrics; their mean is the task's score.
+    details: further scores to show in tables.
+    dependent_groups: whether the examples of a group depend on each other, as
+      candidates of one question; standard errors leave them out together.
   """
 
   name: str
@@ -81,6 +85,8 @@ class PromptTask:
   to_records: Callable[[Any], Iterator[Record]]
   to_example: Callable[[Record], Example]
   metrics: tuple[str, ...]
+  details: tuple[str, ...] = ()
+  dependent_groups: bool = False
 
   def examples_from_folder(self, folder: str, split: str) -> list[Example]:
     """The examples of a split, from the original files.
@@ -179,6 +185,11 @@ class GenerationTask(PromptTask):
   max_new_tokens: int
   next_cue: str
   no_answer: str | None = None
+
+  @property
+  def stop_strings(self) -> tuple[str, ...]:
+    """What ends an answer: a line break, or another question."""
+    return "\n", self.next_cue
 
   def answer_in(self, text: str) -> str:
     """The answer in what a model wrote, without any text after it.

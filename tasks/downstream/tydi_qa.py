@@ -77,6 +77,7 @@ TASK = GenerationTask(
   to_records=squad_format.to_records,
   to_example=to_example,
   metrics=("exact", "f1"),
+  details=("exact_english", "f1_english", "exact_all", "f1_all"),
   compute_scores=compute_scores,
   max_new_tokens=48,
   next_cue="passage:",

@@ -111,23 +111,12 @@ class SpanTask:
     found = {
       name: 100
       * metrics.mean(
-        _match(metric, guess, x.answers)
+        metrics.squad_match(metric, guess, x.answers)
         for x, guess in zip(examples, predictions, strict=True)
       )
       for name, metric in MATCHES.items()
     }
     return found | {"score": metrics.mean(found[name] for name in METRICS)}
-
-
-def _match(
-  metric: metrics.TextMetric, guess: str, answers: Sequence[str]
-) -> float:
-  """The score of an answer; answers that normalise to nothing do not count."""
-  normalize = metrics.normalize_squad
-  left = [answer for answer in answers if normalize(answer)]
-  if not left:
-    return float(not normalize(guess))
-  return metrics.best_match(metric, guess, left, normalize=normalize)
 
 
 def _example(record: Any) -> SpanExample:
@@ -168,7 +157,7 @@ def _score_words(
   return {
     name: 100
     * metrics.mean(
-      _match(metric, answer.text, example.references)
+      metrics.squad_match(metric, answer.text, example.references)
       for example, answer in zip(examples, answers)
     )
     for name, metric in MATCHES.items()
