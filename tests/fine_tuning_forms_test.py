@@ -135,6 +135,18 @@ def test_the_best_window_answers_unless_nothing_is_likelier():
   assert answer_of(spans, must_answer=True) == "b"
 
 
+def test_new_questions_are_read_as_those_of_the_task(tmp_path):
+  write_squad(tmp_path, [("who", "John")])
+  form = spans_of(tmp_path, length=20)
+  known = form.examples("train")
+  read = form.read(("who", PASSAGE), 3)
+  assert [w.tokens.tolist() for w in read] == [w.tokens.tolist() for w in known]
+  spans = [Span("a", 1.0, 0.0)] * (len(read) - 1) + [Span("b", 2.0, 0.0)]
+  assert form.shown(read, spans) == ["b"]
+  with pytest.raises(ValueError, match="question, passage"):
+    form.read(("who",), 0)
+
+
 def test_squad_is_scored_by_question(tmp_path):
   questions = [("who", "John"), ("why", None)]
   write_squad(tmp_path, questions, version="v2.0")

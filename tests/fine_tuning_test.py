@@ -9,6 +9,7 @@ import pytest
 
 from raptr_jax import main
 from raptr_jax.configuration import configure
+from raptr_jax.fine_tuning.fine_tuned import load_fine_tuned
 from raptr_jax.fine_tuning.fine_tuning import _Runner
 from raptr_jax.fine_tuning.trial import BEST, Trial, TrialScorer
 from raptr_jax.inference.run_config import configured_run
@@ -110,6 +111,21 @@ def test_predictions_are_kept(done, place):
   assert lines == expected
 
 
+def test_the_best_model_answers(done):
+  judge = load_fine_tuned(done)
+  assert repr(judge) == "FineTuned('sst2', BertClassifier)"
+  assert judge.predict("and the woman was righteous") == "1"
+  texts = [("and the king was wicked",), ("and the man was righteous",)]
+  assert judge.predict_all(texts) == ["0", "1"]
+  with pytest.raises(ValueError, match="2 texts, expected 1: sentence"):
+    judge.predict("one", "two")
+
+
+def test_what_has_not_finished_is_named(tmp_path):
+  with pytest.raises(FileNotFoundError, match="that has finished"):
+    load_fine_tuned(tmp_path)
+
+
 def test_finished_trials_are_not_run_again(done, place, monkeypatch):
   before = (done / "results.json").read_bytes()
   monkeypatch.setattr("raptr_jax.fine_tuning.fine_tuning.train", None)
@@ -193,7 +209,7 @@ def test_the_best_evaluation_is_kept(place, tmp_path):
   ("changes", "message"),
   [
     ({"PRETRAINED": "'nowhere'"}, "PRETRAINED = 'nowhere' has no checkpoints"),
-    ({"FINE_TUNING_TASK": "'mood'"}, "expected one of cola, sst2"),
+    ({"FINE_TUNING_TASK": "'mood'"}, "one of those for BERT: cola, sst2"),
     ({"FINE_TUNING_DIR": "'nowhere'"}, "FINE_TUNING_DIR"),
     ({"FINE_TUNING_LENGTH": "65"}, "positions for 64 tokens"),
     ({"SEEDS": "0"}, "SEEDS = 0, expected at least 1"),
@@ -233,3 +249,5 @@ def test_a_model_that_writes_learns_answers(place, tmp_path):
   main.main(argv(place, "writer_sst2", **changes))
   text = (place / "writer_sst2" / "results.json").read_text(encoding="utf-8")
   assert json.loads(text)["scores"]["validation"]["accuracy"]["mean"] == 100
+  judge = load_fine_tuned(place / "writer_sst2")
+  assert judge.predict("and the king was righteous") == "positive"

@@ -11,7 +11,7 @@ import numpy as np
 
 from raptr_jax.contracts import Params
 from raptr_jax.data.examples import in_batches
-from raptr_jax.fine_tuning.form import TRAIN, Predictor
+from raptr_jax.fine_tuning.form import TRAIN, Predictor, check_texts
 from raptr_jax.models.bert import BertMaskedLM
 from raptr_jax.models.bert_heads import (
   BertClassifier,
@@ -122,6 +122,19 @@ class BertLabels:
       return found
 
     return predict
+
+  def read(self, texts: Sequence[str], number: int) -> Sequence["Encoded"]:
+    """One example, of one text or two."""
+    check_texts(texts, self.task.texts)
+    ids = self.vocabulary.encode_batch(texts)
+    source = LabelledExample(tuple(texts), None, number)
+    return [Encoded(source, tuple(ids))]
+
+  def shown(
+    self, examples: Sequence["Encoded"], predictions: Sequence[Any]
+  ) -> list[str]:
+    """Classes by name, or numbers."""
+    return [self.task.shown(guess) for guess in predictions]
 
   def scores(
     self, split: str, predictions: Sequence[Any]

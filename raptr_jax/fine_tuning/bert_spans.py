@@ -17,7 +17,7 @@ import numpy as np
 
 from raptr_jax.contracts import Params
 from raptr_jax.data.examples import in_batches
-from raptr_jax.fine_tuning.form import TRAIN, Predictor
+from raptr_jax.fine_tuning.form import TRAIN, Predictor, check_texts
 from raptr_jax.models.bert import BertMaskedLM
 from raptr_jax.models.bert_heads import BertSpanFinder
 from raptr_jax.models.masked_stack import full_paths
@@ -157,6 +157,19 @@ class BertSpans:
 
     return predict
 
+  def read(self, texts: Sequence[str], number: int) -> Sequence[Window]:
+    """The windows of a question and a passage."""
+    check_texts(texts, ("question", "passage"))
+    question, passage = texts
+    example = SpanExample(str(number), question, passage, (), -1)
+    return list(self._windows(number, example))
+
+  def shown(
+    self, examples: Sequence[Window], predictions: Sequence[Span]
+  ) -> list[str]:
+    """The answer to each question; "" for none."""
+    return self._answers(examples, predictions)
+
   def scores(
     self, split: str, predictions: Sequence[Span]
   ) -> Mapping[str, float]:
@@ -192,22 +205,25 @@ class BertSpans:
   def _by_question(
     self, split: str, predictions: Sequence[Span] | None
   ) -> tuple[list[SpanExample], list[str]]:
-    """The questions of a split, and the answer of their windows to each.
-
-    A question has no answer if that is likelier than the best one, in every
-    window; SQuAD 1.1 always has one.
-    """
+    """The questions of a split, and the answer of their windows to each."""
     windows = self.examples(split)
     examples = {window.number: window.example for window in windows}
-    if predictions is None:
-      return list(examples.values()), []
+    found = [] if predictions is None else self._answers(windows, predictions)
+    return list(examples.values()), found
+
+  def _answers(
+    self, windows: Sequence[Window], predictions: Sequence[Span]
+  ) -> list[str]:
+    """The answer to each question, by its windows.
+
+    There is none if that is likelier than the best one, in every window; SQuAD
+    1.1 always has one.
+    """
     spans: dict[int, list[Span]] = {}
     for window, span in zip(windows, predictions, strict=True):
       spans.setdefault(window.number, []).append(span)
     must = self.task.always_answered
-    return list(examples.values()), [
-      answer_of(found, must_answer=must) for found in spans.values()
-    ]
+    return [answer_of(found, must_answer=must) for found in spans.values()]
 
   def _windows(self, number: int, example: SpanExample) -> Iterator[Window]:
     """The windows of a question."""

@@ -183,6 +183,8 @@ class FineTuning:
       "validation_examples": {n: len(form.examples(n)) for n in splits},
       "epochs": self.num_epochs,
       "length": self.length,
+      "folder": self.folder,
+      "tfds_data_dir": self.tfds_data_dir,
       "metrics": list(form.metrics),
       "baseline": dict(form.baseline()),
       "grid": list(grid),

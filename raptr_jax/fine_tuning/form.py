@@ -55,6 +55,22 @@ class Form(Protocol):
   def predictor(self, partitioner: Partitioner) -> "Predictor":
     """Predicts for examples; compiled once for a run."""
 
+  def read(self, texts: Sequence[str], number: int) -> Sequence[Any]:
+    """New texts as examples, without a label.
+
+    Args:
+      texts: of one example, in the order of the task.
+      number: of that example.
+
+    Raises:
+      ValueError: there are too few or too many.
+    """
+
+  def shown(
+    self, examples: Sequence[Any], predictions: Sequence[Any]
+  ) -> list[str]:
+    """Predictions in words, one for each number."""
+
   def scores(
     self, split: str, predictions: Sequence[Any]
   ) -> Mapping[str, float]:
@@ -78,6 +94,14 @@ class Form(Protocol):
 
     The name is "" if there is none.
     """
+
+
+def check_texts(texts: Sequence[str], names: Sequence[str]) -> None:
+  """Raises ValueError unless there are as many texts as a task has."""
+  if len(texts) != len(names):
+    raise ValueError(
+      f"{len(texts)} texts, expected {len(names)}: {', '.join(names)}."
+    )
 
 
 class Predictor(Protocol):

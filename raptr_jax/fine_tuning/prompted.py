@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from raptr_jax.fine_tuning.form import check_texts
 from raptr_jax.tasks.downstream.task import (
   DownstreamTask,
   Example,
@@ -44,6 +45,9 @@ class PromptSource(Protocol):
 
   def examples(self, split: str) -> list[Example]:
     """The examples of a split."""
+
+  def example(self, texts: Sequence[str], number: int) -> Example:
+    """New texts as an example; see `form.Form.read`."""
 
   def scores(
     self, examples: Sequence[Example], predictions: Sequence[Any]
@@ -95,6 +99,17 @@ class ByPrompt:
       # The task names the macros of evaluation.
       text = str(error).replace("--gin.DOWNSTREAM_", "--gin.FINE_TUNING_")
       raise type(error)(text) from error
+
+  def example(self, texts: Sequence[str], number: int) -> Example:
+    check_texts(texts, ("prompt",))
+    choices: set[tuple[str, ...]] = set()
+    if self.max_new_tokens is None:
+      choices = {x.choices for x in self.examples(self.validation_splits[0])}
+      if len(choices) > 1:
+        raise ValueError(
+          f"{self.name} has other choices for each example: evaluate it instead"
+        )
+    return Example(prompt=texts[0], answer="", choices=next(iter(choices), ()))
 
   def scores(
     self, examples: Sequence[Example], predictions: Sequence[Any]
@@ -148,6 +163,10 @@ class InWords:
 
   def examples(self, split: str) -> list[Example]:
     return [self._example(x) for x in self._labelled(split)]
+
+  def example(self, texts: Sequence[str], number: int) -> Example:
+    check_texts(texts, self.task.texts)
+    return self._example(LabelledExample(tuple(texts), None, number))
 
   def scores(
     self, examples: Sequence[Example], predictions: Sequence[Any]

@@ -112,6 +112,16 @@ class TextAnswers:
 
     return predict
 
+  def read(self, texts: Sequence[str], number: int) -> Sequence[Example]:
+    """One example: its texts, or its prompt."""
+    return [self.source.example(texts, number)]
+
+  def shown(
+    self, examples: Sequence[Example], predictions: Sequence[Any]
+  ) -> list[str]:
+    """Choices, or what was written."""
+    return list(map(self._shown, examples, predictions))
+
   def scores(
     self, split: str, predictions: Sequence[Any]
   ) -> Mapping[str, float]:

@@ -9,10 +9,11 @@ import jax
 from jax.stages import Wrapped
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
-from raptr_jax.contracts import BatchSpec, Params
+from raptr_jax.contracts import BatchSpec, Model, Params
 from raptr_jax.methods.growth import grow
 from raptr_jax.training.checkpoint import CheckpointFolder
 from raptr_jax.training.experiment import Experiment
+from raptr_jax.training.partitioning import Partitioner
 from raptr_jax.training.state import Progress, TrainState, init_state
 from raptr_jax.training.train_step import train_step
 
@@ -22,6 +23,18 @@ def abstract_state(experiment: Experiment) -> TrainState:
   boxed = jax.eval_shape(_init(experiment), experiment.keys()["params"])
   sharding = experiment.partitioner.state_sharding(boxed)
   abstract: TrainState = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    nn.unbox(boxed),
+    sharding,
+  )
+  return abstract
+
+
+def abstract_params(model: Model, partitioner: Partitioner) -> Params:
+  """Shapes, types and placement of a model's parameters."""
+  boxed = jax.eval_shape(model.init, jax.random.key(0))
+  sharding = partitioner.state_sharding(boxed)
+  abstract: Params = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     nn.unbox(boxed),
     sharding,
