@@ -24,7 +24,8 @@ ROOMS = (
     f"raptr_jax.{room}"
     for room in (
       "configuration", "contracts", "methods", "models", "data", "reports",
-      "training", "inference", "exchange", "theory", "scaffold", "main",
+      "training", "inference", "exchange", "contrib", "theory", "scaffold",
+      "main",
     )
   ),
 )  # fmt: skip
