@@ -21,6 +21,7 @@ DOCS = Path(__file__).resolve().parent
 GIN = DOCS.parent / "gin"
 # Where defaults are; what lies in experiments/ and tables/ are choices.
 GIN_FOLDERS = ("runs", "data", "models", "methods")
+PLACEHOLDERS = GIN / "runs" / "trial.gin"
 MEANINGS = DOCS / "macros.toml"
 PROGRAMS = {
   "raptr": ("-m", "raptr_jax.main", "--help"),
@@ -114,7 +115,8 @@ def macro_defaults() -> dict[str, dict[str, list[str]]]:
 
 
 def _gin_files() -> Iterable[Path]:
-  return [p for name in GIN_FOLDERS for p in sorted((GIN / name).glob("*.gin"))]
+  folders = (sorted((GIN / name).glob("*.gin")) for name in GIN_FOLDERS)
+  return [path for folder in folders for path in folder if path != PLACEHOLDERS]
 
 
 def _default(values: dict[str, list[str]]) -> str:

@@ -27,7 +27,12 @@ from raptr_jax.configuration.errors import (
   out_of_memory,
   sentence,
 )
-from raptr_jax.configuration.flags import check_hosts, parser
+from raptr_jax.configuration.flags import (
+  EXCHANGES,
+  check_exchange,
+  check_hosts,
+  parser,
+)
 from raptr_jax.configuration.resolved import resolved_lines
 from raptr_jax.tasks import files
 
@@ -50,7 +55,12 @@ def main(argv: Sequence[str] | None = None) -> None:
   with _exit_codes(as_program, debug="--debug" in argv):
     flags = configure(argv, __doc__ or "")
     flags.since = since
-    modes = {"prepare": _prepare, "plan": _plan, "verify": _verify}
+    modes = {
+      "prepare": _prepare,
+      "plan": _plan,
+      "verify": _verify,
+      **dict.fromkeys(EXCHANGES, _exchange),
+    }
     modes.get(flags.run_mode, _run)(flags)
 
 
@@ -79,6 +89,9 @@ def configure(argv: Sequence[str], description: str = "") -> argparse.Namespace:
   )
   flags.overrides = overrides
   check_hosts(flags)
+  check_exchange(flags)
+  if flags.run_mode in EXCHANGES:
+    return flags
   flags.gin_file = flags.gin_file or [_config_of_run(overrides)]
   last = {"eval": EVALUATE, "verify": VERIFY}.get(flags.run_mode)
   if last and last not in flags.gin_file:
@@ -194,6 +207,13 @@ def _verify(flags: argparse.Namespace) -> None:
   stay_on_host()  # The accelerators may be in use, or another host's.
   with _mendable():
     verify(_experiment("verified"), configuration.config_text())
+
+
+def _exchange(flags: argparse.Namespace) -> None:
+  from raptr_jax.exchange.command import exchange
+
+  with _mendable():
+    print(exchange(flags.run_mode, flags.hf_dir, flags.overrides))
 
 
 def _experiment(done: str) -> Any:

@@ -61,9 +61,10 @@ TABLES = {
   )
 }
 THEORY = ("theory_lemma", "theory_polynomial")
+FINE_TUNING = "bert_finetune"
 # Flags of the training program that are passed on to all runs.
 PASSED_ON = ("--gin.", "--gin_search_paths=")
-DEFAULT_SEEDS = 3
+DEFAULT_SEEDS, FINE_TUNING_SEEDS = 3, 5
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -75,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with _stopping():
       if args.table in THEORY:
         _reproduce_theory(args, overrides)
+      elif args.table == FINE_TUNING:
+        _reproduce_fine_tuning(args, overrides, argv)
       else:
         _reproduce_table(args, overrides)
   except (ConfigurationError, OSError, ValueError) as error:
@@ -89,13 +92,14 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--table",
     required=True,
-    help=f"{', '.join((*TABLES, *THEORY))},\nor MODULE.NAME",
+    help=f"{', '.join((*TABLES, FINE_TUNING, *THEORY))},\nor MODULE.NAME",
   )
   parser.add_argument("--scale", choices=SCALES)
   parser.add_argument(
     "--seeds",
     type=int,
-    help=f"seeds of each row; default: {DEFAULT_SEEDS}",
+    help=f"seeds of each row; default: {DEFAULT_SEEDS}, or"
+    f" {FINE_TUNING_SEEDS} of fine-tuning",
   )
   parser.add_argument(
     "--only",
@@ -138,7 +142,7 @@ def find_table(flag: str) -> Table:
   if not module:
     raise ValueError(
       f"argument --table: invalid choice: {flag!r}, expected one of"
-      f" {', '.join((*TABLES, *THEORY))}, or MODULE.NAME."
+      f" {', '.join((*TABLES, FINE_TUNING, *THEORY))}, or MODULE.NAME."
     )
   try:
     table = getattr(importlib.import_module(module), name)
@@ -257,6 +261,27 @@ def _reproduce_theory(
   else:
     place = polynomial_pages.report(folder, args.results, shell(command))
   print(place)
+
+
+def _reproduce_fine_tuning(
+  args: argparse.Namespace, overrides: tuple[str, ...], argv: Sequence[str]
+) -> None:
+  from fine_tuning import finetune_pages
+  from fine_tuning.finetune_runs import FineTuningTable
+
+  if args.only or args.tune or args.dry_run:
+    raise ValueError(
+      f"--table {FINE_TUNING} takes none of --only, --tune and --dry_run."
+    )
+  if args.scale is None:
+    raise ValueError(f"--table {FINE_TUNING} needs --scale {'|'.join(SCALES)}")
+  seeds = FINE_TUNING_SEEDS if args.seeds is None else args.seeds
+  table = FineTuningTable.of(args.scale, args.runs, overrides, seeds)
+  if not args.report_only:
+    table.run()
+  words = [a for a in argv if a != "--report_only"]
+  command = shell(["python", "scripts/reproduce.py", *words])
+  print(finetune_pages.report(table, args.results, command))
 
 
 def _dense_models(setting: Setting) -> dict[int, Path]:

@@ -61,6 +61,7 @@ METHODS = sorted(
 SCALES = {
   "bert_tiny.gin": {},
   "bert_small.gin": {"TEXT_DIR": "'books'"},
+  "bert_finetune_tiny.gin": {"TEXT_DIR": "'books'"},
   "bert_paper.gin": {"VOCABULARY_PATH": "'vocab.txt'"},
   **{
     f"ul2_{family}_{scale}.gin": flags

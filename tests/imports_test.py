@@ -18,14 +18,15 @@ ROOMS = (
     for room in (
       "extras", "files", "heartbeat", "progress", "text", "objectives", "task",
       "mixture", "seqio_tasks", "seqio_features", "prepared", "downstream",
+      "labelled",
     )
   ),
   *(
     f"raptr_jax.{room}"
     for room in (
       "configuration", "contracts", "methods", "models", "data", "reports",
-      "training", "inference", "exchange", "contrib", "theory", "scaffold",
-      "main",
+      "training", "inference", "fine_tuning", "exchange", "contrib", "theory",
+      "scaffold", "main",
     )
   ),
 )  # fmt: skip

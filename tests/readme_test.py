@@ -13,9 +13,11 @@ import pytest
 import raptr_jax
 from raptr_jax import main
 from raptr_jax.configuration import configure
+from raptr_jax.fine_tuning import fine_tuning
 from raptr_jax.inference import evaluation
 from raptr_jax.inference.run import Run
 from raptr_jax.scaffold import new
+from raptr_jax.tasks.labelled import glue, squad
 from raptr_jax.training import experiment, targets
 from tests.object_store import install
 
@@ -25,6 +27,7 @@ LEAF = "--gin_file=experiments/quickstart_bert_raptr.gin"
 RUNS = {
   "runs/decoder": "quickstart_ul2_decoder_raptr",
   "runs/mine": "quickstart_bert_raptr",
+  "runs/bert": "quickstart_bert_raptr",
   "gs/bucket/runs/mine": "quickstart_bert_raptr",  # Of an object store.
 }
 
@@ -97,11 +100,17 @@ def test_a_command_configures_a_run(line, tmp_path, monkeypatch):
   assert program == "raptr"
   # The plugins of other targets may not be installed.
   words = [re.sub(r"^--target=.*", "--target=cpu", word) for word in words]
-  if not any(word.startswith("--gin_file=") for word in words):
+  files = [word for word in words if word.startswith("--gin_file=")]
+  if not files or any(word.endswith("/config.gin") for word in files):
     for folder, leaf in RUNS.items():
       leave_config(leaf, tmp_path / folder)
-  main.configure(words)
+  flags = main.configure(words)
+  if flags.hf_dir is not None:
+    return
   run = configure.build("RUN")
+  if isinstance(run, fine_tuning.FineTuning):
+    assert run.task in {*glue.TASKS, *squad.TASKS}
+    return
   assert isinstance(run, evaluation.Evaluation) == ("--run_mode=eval" in words)
   if isinstance(run, evaluation.Evaluation):
     run = run.experiment
@@ -110,8 +119,13 @@ def test_a_command_configures_a_run(line, tmp_path, monkeypatch):
 
 def leave_config(leaf: str, folder: Path) -> None:
   """Leaves in a folder what a run of this leaf leaves there."""
+  depth = ["--gin.NUM_LAYERS=12"] if folder.name == "bert" else []
   main.configure(
-    [f"--gin_file=experiments/{leaf}.gin", f"--gin.MODEL_DIR='{folder}'"]
+    [
+      f"--gin_file=experiments/{leaf}.gin",
+      f"--gin.MODEL_DIR='{folder}'",
+      *depth,
+    ]
   )
   folder.mkdir(parents=True)
   (folder / "config.gin").write_text(gin.config_str(), encoding="utf-8")
@@ -131,6 +145,14 @@ def test_a_command_names_a_table(line, tmp_path, monkeypatch):
     [w for w in words if w not in overrides]
   )
   if args.table in reproduce.THEORY:
+    return
+  if args.table == reproduce.FINE_TUNING:
+    runs = importlib.import_module("fine_tuning.finetune_runs")
+    table = runs.FineTuningTable.of(args.scale, tmp_path, overrides, seeds=1)
+    for run in table.pretraining().values():
+      run.configure()
+    for part in table.parts():
+      main.configure(part.arguments())
     return
   setting = reproduce.Setting(args.scale, tmp_path, overrides)
   row = reproduce.TABLES[args.table].rows[-1]

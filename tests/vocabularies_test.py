@@ -144,9 +144,9 @@ def test_no_text_is_refused(tmp_path):
 def test_path_must_be_there_and_of_a_known_kind(tmp_path):
   with pytest.raises(FileNotFoundError, match=r"--gin.VOCABULARY_PATH"):
     open_vocabulary(tmp_path / "none.model")
-  (tmp_path / "x.json").write_text("{}")
-  with pytest.raises(ValueError, match=r"must end in \.model .* or \.txt"):
-    open_vocabulary(tmp_path / "x.json")
+  (tmp_path / "x.yaml").write_text("{}")
+  with pytest.raises(ValueError, match=r"must end in \.model .*, \.txt"):
+    open_vocabulary(tmp_path / "x.yaml")
 
 
 @pytest.fixture

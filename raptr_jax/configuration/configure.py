@@ -66,15 +66,32 @@ def parse(
   Raises:
     ConfigurationError: a file, name or value is unknown or missing.
   """
+  includes = "".join(f"include {file!r}\n" for file in files)
+  parse_text(
+    DYNAMIC_REGISTRATION + includes, overrides, search_paths=search_paths
+  )
+
+
+def parse_text(
+  text: str, overrides: Sequence[str] = (), *, search_paths: Sequence[str] = ()
+) -> None:
+  """Configures gin anew by the text of a gin file, such as `config_text()`.
+
+  Args:
+    text: of the file; overrides can set its macros, and all parameters of the
+      files that it includes.
+    overrides: see `parse`.
+    search_paths: see `parse`.
+
+  Raises:
+    ConfigurationError: a file, name or value is unknown or missing.
+  """
   gin.clear_config()
   # Gin's public API can only append search paths, and cannot remove its second
   # reader, which crashes where a folder named like the gin file's exists.
   del gin.config._FILE_READERS[1:]
   gin.config._LOCATION_PREFIXES[:] = [*search_paths, "", str(gin_folder())]
-  includes = "".join(f"include {file!r}\n" for file in files)
-  imports = _import_lines(
-    _parse(DYNAMIC_REGISTRATION + includes, source="in the gin files")
-  )
+  imports = _import_lines(_parse(text, source="in the gin files"))
   for override in overrides:
     _parse_override(override, imports)
   missing = _missing_macros()

@@ -5,7 +5,8 @@ from typing import NoReturn
 
 from raptr_jax.configuration.errors import ConfigurationError
 
-RUN_MODES = ("train", "prepare", "plan", "eval", "verify")
+EXCHANGES = ("import", "export")  # Modes that read no gin files.
+RUN_MODES = ("train", "prepare", "plan", "eval", "verify", *EXCHANGES)
 EXIT_CODES = """\
 run modes:
   train    trains, from the latest checkpoint in MODEL_DIR; prepares the text
@@ -17,6 +18,10 @@ run modes:
            config.gin
   verify   checks the run in MODEL_DIR and its data, writes nothing, and says
            from which step it can be resumed; 2 if something is wrong
+  import   makes a model of Hugging Face, in the folder --hf_dir, a run in
+           MODEL_DIR
+  export   writes the trained model in MODEL_DIR to the folder --hf_dir, which
+           transformers loads
 
 exit codes:
   0    done
@@ -83,6 +88,12 @@ def parser(description: str) -> argparse.ArgumentParser:
     " files are the same for any number",
   )
   found.add_argument(
+    "--hf_dir",
+    metavar="FOLDER",
+    help="with --run_mode=import or export: a local folder of Hugging Face, with"
+    " config.json, safetensors and tokenizer",
+  )
+  found.add_argument(
     "--accept_changes",
     action="store_true",
     help="go on with the run in MODEL_DIR although its method, model, data,"
@@ -97,6 +108,20 @@ def parser(description: str) -> argparse.ArgumentParser:
   )
   _add_hosts(found)
   return found
+
+
+def check_exchange(flags: argparse.Namespace) -> None:
+  """Raises ConfigurationError unless --hf_dir goes with the mode."""
+  if (flags.hf_dir is not None) != (flags.run_mode in EXCHANGES):
+    raise ConfigurationError(
+      "--hf_dir=FOLDER goes with --run_mode=import or --run_mode=export: set"
+      " both, or neither."
+    )
+  if flags.run_mode in EXCHANGES and flags.gin_file:
+    raise ConfigurationError(
+      f"--run_mode={flags.run_mode} takes no --gin_file: sizes are in the"
+      " folders."
+    )
 
 
 def _first_and_end(text: str) -> tuple[int, int]:

@@ -45,6 +45,7 @@ def _model(fields: Fields) -> Model:
       attention_dropout_rate=number(
         fields, "attention_probs_dropout_prob", 0.1
       ),
+      init_stddev=number(fields, "initializer_range", 0.02),
       norm="post",
     )
   )

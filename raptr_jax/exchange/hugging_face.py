@@ -91,14 +91,44 @@ def write_model(
     ExchangeError: Hugging Face has no such model.
     FileExistsError: the folder exists.
   """
+  model, params = exportable(model, params, layers or {})
+  with new_folder(Path(folder)) as partial:
+    write_files(partial, model, params, shard_bytes=shard_bytes)
+
+
+def exportable(
+  model: Any, params: Params, layers: Mapping[str, Sequence[int]]
+) -> tuple[Any, Params]:
+  """The model of some layers, if Hugging Face has its like.
+
+  Args:
+    model: of one of the families.
+    params: its parameters.
+    layers: see `write_model`; stacks that are not named have all of theirs.
+
+  Raises:
+    ExchangeError: Hugging Face has no such model, or a layer does not exist.
+  """
   family = _family_of(model)
-  for stack, rows in (layers or {}).items():
+  family.fields(model)  # Raises if a variant is only ours.
+  for stack, rows in layers.items():
     model, params = _shortened(family, model, params, stack, rows)
+  return model, params
+
+
+def write_files(
+  folder: Path,
+  model: Any,
+  params: Params,
+  *,
+  shard_bytes: int = SHARD_BYTES,
+) -> None:
+  """Writes config.json and safetensors into a folder that exists."""
+  family = _family_of(model)
   fields = family.fields(model)
-  with _new_folder(Path(folder)) as partial:
-    files.write_json(partial / CONFIG, fields | {"torch_dtype": "float32"})
-    tensors = tensors_from(params, list(family.entries(model)))
-    write_safetensors(partial, tensors, shard_bytes=shard_bytes)
+  files.write_json(folder / CONFIG, fields | {"torch_dtype": "float32"})
+  tensors = tensors_from(params, list(family.entries(model)))
+  write_safetensors(folder, tensors, shard_bytes=shard_bytes)
 
 
 def _read_fields(folder: Path) -> Fields:
@@ -164,7 +194,7 @@ def _shortened(
 
 
 @contextlib.contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path) -> Iterator[Path]:
   """A folder beside it that becomes it, unless the block fails."""
   if folder.exists():
     raise FileExistsError(f"{folder} exists: name a folder that does not")

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from raptr_jax.contracts import Params
 from raptr_jax.inference.generate import Generator
+from raptr_jax.inference.minimal_pairs import pair_scores, pairs_table
 from raptr_jax.inference.prompt_length import longest_prompt, usual_prompt
 from raptr_jax.inference.prompting import (
   Questions,
@@ -20,13 +21,20 @@ from raptr_jax.inference.prompting import (
   evaluate_by_prompt,
   mean_scores,
 )
+from raptr_jax.inference.sentence_scores import (
+  SentenceScorer,
+  masked_scorer,
+  written_scorer,
+)
 from raptr_jax.inference.text_predictor import TextPredictor
 from raptr_jax.inference.trained_params import trained_params
+from raptr_jax.models.bert import BertMaskedLM
 from raptr_jax.models.masked_stack import full_paths
 from raptr_jax.reports.provenance import provenance
 from raptr_jax.tasks import files
 from raptr_jax.tasks.downstream.registry import select_tasks
 from raptr_jax.tasks.downstream.task import DownstreamTask, Example
+from raptr_jax.tasks.labelled.minimal_pairs import MinimalPair, read_pairs
 from raptr_jax.tasks.mixture import Mixture
 from raptr_jax.tasks.objectives.objective import GenerativeObjective
 from raptr_jax.tasks.task import TextTask
@@ -59,6 +67,9 @@ class Evaluation:
       beginning of a question that is too long by itself. None for as many as
       the model was trained on, with room for an answer.
     seed: seed of the draw of shots.
+    minimal_pairs: file or folder of minimal pairs, such as BLiMP's, to judge
+      which sentence of each is likelier; None for none.
+    pairs_per_paradigm: the first so many; None for all.
 
   Raises:
     ValueError: a task is unknown, the model cannot write, or a number is out of
@@ -77,6 +88,8 @@ class Evaluation:
   batch_size: int = 32
   max_prompt_tokens: int | None = None
   seed: int = 0
+  minimal_pairs: str | None = None
+  pairs_per_paradigm: int | None = None
 
   def __post_init__(self):
     macros = {
@@ -135,6 +148,7 @@ class Evaluation:
         prompts would be longer than what the model was trained on.
     """
     self.experiment.eval_dataset.open()
+    _ = self._pairs
     if self._questions:
       _ = self._prompt_tokens
 
@@ -163,6 +177,10 @@ class Evaluation:
       "held_out": self._held_out(params),
     }
     console.print(_held_out_table(results["held_out"]))
+    if self._pairs:
+      found = pair_scores(self._pairs, self._sentence_scorer(params))
+      results["minimal_pairs"] = found
+      console.print(pairs_table(found))
     if questions:
       results["downstream_settings"] = {
         "source": self.folder or "tfds",
@@ -223,6 +241,24 @@ class Evaluation:
   @functools.cached_property
   def _questions(self) -> list[Questions]:
     return list(map(self._read, select_tasks(self.downstream_tasks)))
+
+  @functools.cached_property
+  def _pairs(self) -> list[MinimalPair]:
+    if self.minimal_pairs is None:
+      return []
+    return read_pairs(self.minimal_pairs, self.pairs_per_paradigm)
+
+  def _sentence_scorer(self, params: Params) -> SentenceScorer:
+    model, partitioner = self.experiment.model, self.experiment.partitioner
+    if not isinstance(model, BertMaskedLM):
+      return written_scorer(self._predictor(params))
+    return masked_scorer(
+      model,
+      params,
+      full_paths(model.stacks),
+      vocabulary=self.task.vocabulary(self.data_dir),
+      partitioner=partitioner,
+    )
 
   def _read(self, task: DownstreamTask) -> Questions:
     def read(split: str) -> list[Example]:

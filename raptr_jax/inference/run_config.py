@@ -125,3 +125,4 @@ def _places(
   if is_relative and folder.parts[-len(tail) :] == tail:
     yield folder.parents[len(tail) - 1] / given
   yield files.absolute(given)
+  yield folder / "data"  # An imported model has its own.

@@ -69,6 +69,12 @@ class TextPredictor:
         " data-parallel devices."
       )
 
+  def with_params(self, params: Params) -> "TextPredictor":
+    """The same with other parameters; its programs need not be compiled again."""
+    other = dataclasses.replace(self, params=params)
+    other.__dict__["_score_fn"] = self._score_fn
+    return other
+
   def count_tokens(self, text: str) -> int:
     """Number of tokens in a text."""
     return len(self.vocabulary.encode(text))

@@ -148,8 +148,8 @@ class BertBlock(nn.Module):
     return out
 
 
-class Bert(nn.Module):
-  """Embeddings, stack, and the head that predicts masked tokens.
+class BertEncoder(nn.Module):
+  """Embeddings and stack: what all BERTs share, whatever they predict.
 
   Attributes:
     config: sizes and variants.
@@ -161,38 +161,24 @@ class Bert(nn.Module):
 
   def setup(self) -> None:
     config = self.config
-    init = config.kernel_init()
     embedding = functools.partial(
       layers.Embedding,
       features=config.embed_dim,
-      embedding_init=init,
+      embedding_init=config.kernel_init(),
       dtype=config.stream_dtype,
     )
-    norm = functools.partial(layers.LayerNorm, config.layer_norm_epsilon)
     self.token_embedding = embedding(config.vocab_size, axis="vocab")
     self.position_embedding = embedding(config.max_length, axis="position")
     self.type_embedding = embedding(config.num_token_types, axis="token_type")
-    self.embedding_norm = norm()
+    self.embedding_norm = layers.LayerNorm(config.layer_norm_epsilon)
     self.dropout = nn.Dropout(config.dropout_rate)
     self.stack = MaskedStack(
       functools.partial(self.block, config), config.num_layers, config.remat
     )
     if config.norm == "pre":
-      self.final_norm = norm()
+      self.final_norm = layers.LayerNorm(config.layer_norm_epsilon)
     if config.pooler:
-      self.pooler = layers.Dense(
-        (config.embed_dim,), ("embed", "embed_out"), init
-      )
-    self.head_dense = layers.Dense(
-      (config.embed_dim,), ("embed", "embed_out"), init
-    )
-    self.head_norm = norm()
-    self.head_bias = self.param(
-      "head_bias",
-      layers.with_axes(nn.initializers.zeros, ("vocab",)),
-      (config.vocab_size,),
-      jnp.float32,
-    )
+      self.pooler = _square(config)
 
   def encode(
     self,
@@ -229,6 +215,22 @@ class Bert(nn.Module):
     """Represents each row by its first token, [CLS]."""
     return jnp.tanh(self.pooler(hidden[:, 0]))
 
+
+class Bert(BertEncoder):
+  """The encoder, and the head that predicts masked tokens."""
+
+  def setup(self) -> None:
+    super().setup()
+    config = self.config
+    self.head_dense = _square(config)
+    self.head_norm = layers.LayerNorm(config.layer_norm_epsilon)
+    self.head_bias = self.param(
+      "head_bias",
+      layers.with_axes(nn.initializers.zeros, ("vocab",)),
+      (config.vocab_size,),
+      jnp.float32,
+    )
+
   def predict(
     self, hidden: Float[Array, "B T D"], target_positions: Int[Array, "B P"]
   ) -> Float[Array, "B P V"]:
@@ -250,6 +252,13 @@ class Bert(nn.Module):
     if self.config.pooler and self.is_initializing():
       self.pool(hidden)
     return self.predict(hidden, batch["target_positions"])
+
+
+def _square(config: BertConfig) -> layers.Dense:
+  """A dense layer of the model's width."""
+  return layers.Dense(
+    (config.embed_dim,), ("embed", "embed_out"), config.kernel_init()
+  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,11 +59,15 @@ class Checkpointer:
     period: steps between two saves; the last step is always saved.
     keep: number of latest checkpoints to keep.
     initial_checkpoint: model directory of another run to take parameters from.
+    fresh_parts: names of parts of the parameters, such as `label_head`, that
+      are not taken from there. If there are any, parts of the other run that
+      this model lacks are left out.
   """
 
   period: int = 1000
   keep: int = 3
   initial_checkpoint: str | None = None
+  fresh_parts: tuple[str, ...] = ()
 
   def __post_init__(self) -> None:
     if self.period < 1 or self.keep < 1:
@@ -232,6 +236,8 @@ class CheckpointFolder:
   def restore_initial(self, abstract_params: Params) -> Params | None:
     """Parameters of the initial checkpoint; None if none is configured.
 
+    Fresh parts are missing from them.
+
     Raises:
       FileExistsError: if it is of another model.
       FileNotFoundError: if there is no checkpoint in that folder.
@@ -241,7 +247,9 @@ class CheckpointFolder:
     if folder is None:
       return None
     try:
-      found = _restored(INITIAL, folder, abstract_params)
+      fresh = self._config.fresh_parts
+      wanted = {k: v for k, v in abstract_params.items() if k not in fresh}
+      found = _restored(INITIAL, folder, wanted, only_parts=bool(fresh))
     except DamagedCheckpoint as damaged:  # But none of this run's own.
       raise OSError(str(damaged)) from damaged
     if found is None:
@@ -279,8 +287,13 @@ def _restored(
   model_dir: str | os.PathLike[str],
   abstract_params: Params,
   step: int | None = None,
+  *,
+  only_parts: bool = False,
 ) -> tuple[Params, int] | None:
-  """`restore_params` from the folder that a setting names."""
+  """`restore_params` from the folder that a setting names.
+
+  With `only_parts`, the checkpoint may have other parts, too.
+  """
   folder = _folder(setting, model_dir)
   place = _place(setting, folder)
   steps = saved_steps(folder)
@@ -302,7 +315,7 @@ def _restored(
     )
 
     def read_params() -> tuple[Record, dict[str, Params]]:
-      check_shapes(checkpoint, abstract_params, place)
+      check_shapes(checkpoint, abstract_params, place, only_parts=only_parts)
       found: dict[str, Params] = ocp.PyTreeCheckpointHandler().restore(
         checkpoint / STATE, args=args
       )

@@ -114,14 +114,19 @@ def check_digests(tree: PyTree, record: Record, place: str, step: int) -> None:
       raise DamagedCheckpoint(place, step, f"{name} is not what was saved")
 
 
-def check_shapes(checkpoint: AnyPath, params: Params, place: str) -> None:
+def check_shapes(
+  checkpoint: AnyPath, params: Params, place: str, *, only_parts: bool = False
+) -> None:
   """Raises FileExistsError unless a checkpoint has parameters of these shapes.
 
-  Orbax would say so, too, but in words of its own.
+  Orbax would say so, too, but in words of its own. With `only_parts`, the
+  checkpoint may have other parts, too.
   """
   path = checkpoint / STATE
-  tree = ocp.PyTreeCheckpointHandler().metadata(path).tree
-  compare_shapes(shapes(tree["params"]), shapes(params), place)
+  tree = ocp.PyTreeCheckpointHandler().metadata(path).tree["params"]
+  if only_parts:
+    tree = {name: part for name, part in tree.items() if name in params}
+  compare_shapes(shapes(tree), shapes(params), place)
 
 
 def compare_shapes(found: Shapes, wanted: Shapes, place: str) -> None:

@@ -43,6 +43,16 @@ class AtEnd(Protocol):
     """The page, as Markdown."""
 
 
+class Scorer(Protocol):
+  """Judges a model, beside its held-out loss."""
+
+  def __call__(self, step: int, params: Params) -> Mapping[str, float]:
+    """Scores of the full model after `step` steps, for the run's record.
+
+    A run that was killed may ask for those of a step again.
+    """
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
   """A run, ready to be planned or trained.
@@ -71,6 +81,8 @@ class Experiment:
       gradient is not finite, or their loss a spike; such a step changes no
       parameter.
     loss_watch: what counts as a spike of the loss; None for nothing.
+    scorer: called at each evaluation of the full model; None for no scores but
+      the loss.
     at_end: called with the trained model, in this order.
     profile_steps: (first, end) of the steps to trace, see `profiling.py`; the
       last traced step is end - 1. None traces nothing.
@@ -95,6 +107,7 @@ class Experiment:
   max_skipped_steps: int = 10
   loss_watch: LossWatch | None = None
   growth: GrowthPlan | Mapping[str, GrowthPlan] | None = None
+  scorer: Scorer | None = None
   at_end: Sequence[AtEnd] = ()
   profile_steps: tuple[int, int] | None = None
   trackers: Sequence[Tracker] = ()
@@ -196,6 +209,10 @@ class Experiment:
     return dict(self.model.stacks) | {
       name: growth.num_layers(step) for name, growth in self.growths.items()
     }
+
+  def scores(self, step: int, params: Params) -> dict[str, float]:
+    """Scores of a model after `step` steps; none without a scorer."""
+    return {} if self.scorer is None else dict(self.scorer(step, params))
 
   def _by_stack(
     self, macro: str, part: Part | Mapping[str, Part]

@@ -120,6 +120,10 @@ class HeldOutEvaluator:
     """
     return self._mean(params, [self._lowest(depths)] * len(self._batches))
 
+  def of_path(self, params: Params, path: Draws) -> dict[str, float]:
+    """Mean loss, in nats, and accuracy of one path, on all batches."""
+    return self._mean(params, [path] * len(self._batches))
+
   def _lowest(self, depths: Mapping[str, int] | None = None) -> Draws:
     draws = lowest_layers(depths or self._stacks, self._stacks)
     return as_executed(draws, "gather")

@@ -248,6 +248,8 @@ class _Loop:
     with self.recorder.paused("evaluating"):
       depths = self.experiment.depths(depth_of_step)
       losses = self.evaluator.full(state.params, depths)
+      if layers == "full":
+        losses |= self.experiment.scores(step, state.params)
       self.recorder.write_evaluation(step, layers, losses)
 
   def _save(self, state: TrainState, step: int, data: Progress) -> None:

@@ -67,7 +67,7 @@ def initial_state(
   params = checkpoints.restore_initial(abstract.params)
   if params is not None:
     note("starting from the parameters of the initial checkpoint")
-    state = dataclasses.replace(state, params=params)
+    state = dataclasses.replace(state, params=dict(state.params) | params)
   return state, {}
 
 

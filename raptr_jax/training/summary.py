@@ -103,6 +103,7 @@ def _last_evaluations(
   """Evaluates and records the full model and shorter paths; their losses."""
   plan, key = recorder.plan, experiment.keys()["eval"]
   full = evaluator.full(state.params)
+  full |= experiment.scores(plan.total_steps, state.params)
   recorder.write_evaluation(plan.total_steps, "full", full)
   by_length = evaluator.by_path_lengths(state.params, plan, key)
   for length, losses in by_length.items():

@@ -50,6 +50,7 @@ class Family:
 
 FAMILIES = {
   "bert": Family("BERT", BERT_RATES),
+  "bert_finetune": Family("BERT, to be fine-tuned", {"tiny": (2e-3,)}),
   "ul2_decoder": Family("Decoder-only", UL2_RATES),
   "ul2_encdec": Family("Encoder-decoder", UL2_RATES),
 }

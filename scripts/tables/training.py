@@ -150,16 +150,38 @@ def launch(run: Run, watch: Callable[[], None]) -> bool:
   """
   run.folder.mkdir(parents=True, exist_ok=True)
   command = [*PROGRAM, *run.arguments()]
+  with files.only_writer(run.folder, "running"):
+    code = run_program(command, run.folder / LOG_FILE, run.setting, watch)
+  return code == 0 and run.is_finished
+
+
+def run_program(
+  command: Sequence[str],
+  log_file: Path,
+  setting: Setting,
+  watch: Callable[[], None],
+) -> int:
+  """Runs a program to its end; returns its exit code.
+
+  Args:
+    command: the program.
+    log_file: gets its output.
+    setting: whose cache it shares.
+    watch: called about once a second while it runs.
+
+  Raises:
+    KeyboardInterrupt: on Ctrl-C or SIGTERM, here or of the program itself,
+      which may save first.
+  """
   with (
-    files.only_writer(run.folder, "running"),
-    (run.folder / LOG_FILE).open("ab") as log,
+    log_file.open("ab") as log,
     # In its own session Ctrl-C does not reach it. It gets one signal from here,
     # since a second one would end it before it has saved.
     subprocess.Popen(
       command,
       stdout=log,
       stderr=subprocess.STDOUT,
-      env=_environment(run.setting),
+      env=_environment(setting),
       start_new_session=True,
     ) as process,
   ):
@@ -174,7 +196,7 @@ def launch(run: Run, watch: Callable[[], None]) -> bool:
       raise
   if process.returncode in STOPPED:
     raise KeyboardInterrupt
-  return process.returncode == 0 and run.is_finished
+  return process.returncode
 
 
 def _environment(setting: Setting) -> dict[str, str]:

@@ -1,12 +1,14 @@
 """Metrics of the official evaluations, on texts and labels; all from 0 to 1.
 
 Reimplements the official scripts of SQuAD 1.1 (arXiv 1606.05250) and 2.0
-(arXiv 1806.03822), TriviaQA (arXiv 1705.03551), and SuperGLUE
-(arXiv 1905.00537).
+(arXiv 1806.03822), TriviaQA (arXiv 1705.03551), GLUE (arXiv 1804.07461) and
+SuperGLUE (arXiv 1905.00537). Correlations are from -1 to 1, and 0 where labels
+or predictions are all the same.
 """
 
 import collections
 import functools
+import math
 import re
 import string
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -38,6 +40,42 @@ def macro_f1(
 ) -> float:
   """F1 averaged over all classes."""
   return mean(f1(labels, predictions, of=of) for of in range(num_classes))
+
+
+def matthews(labels: Sequence[int], predictions: Sequence[int]) -> float:
+  """Matthews correlation of two classes, 0 and 1."""
+  counts = collections.Counter(zip(labels, predictions, strict=True))
+  hits, rejections = counts[1, 1], counts[0, 0]
+  false_hits, misses = counts[0, 1], counts[1, 0]
+  scale = (
+    (hits + false_hits)
+    * (hits + misses)
+    * (rejections + false_hits)
+    * (rejections + misses)
+  )
+  covariance = hits * rejections - false_hits * misses
+  return covariance / math.sqrt(scale) if scale else 0.0
+
+
+def pearson(labels: Sequence[float], predictions: Sequence[float]) -> float:
+  """Pearson's correlation."""
+  return _correlation("pearsonr", labels, predictions)
+
+
+def spearman(labels: Sequence[float], predictions: Sequence[float]) -> float:
+  """Spearman's rank correlation; equal numbers share their mean rank."""
+  return _correlation("spearmanr", labels, predictions)
+
+
+def _correlation(
+  name: str, labels: Sequence[float], predictions: Sequence[float]
+) -> float:
+  """A correlation by its name in SciPy; 0 without variation."""
+  import scipy.stats  # Takes half a second, which few need.
+
+  if len(set(labels)) < 2 or len(set(predictions)) < 2:
+    return 0.0
+  return float(getattr(scipy.stats, name)(labels, predictions).statistic)
 
 
 def grouped_exact(groups: Sequence[Hashable], right: Sequence[bool]) -> float:
@@ -103,6 +141,20 @@ def best_match(
   """
   guess = normalize(prediction)
   return max(metric(guess, normalize(reference)) for reference in references)
+
+
+def squad_match(
+  metric: TextMetric, prediction: str, references: Iterable[str]
+) -> float:
+  """The metric against the best-matching reference, by SQuAD's rules.
+
+  References that normalise to nothing are ignored. If none is left, an answer
+  that normalises to nothing is right.
+  """
+  left = [answer for answer in references if normalize_squad(answer)]
+  if not left:
+    return float(not normalize_squad(prediction))
+  return best_match(metric, prediction, left, normalize=normalize_squad)
 
 
 def exact_and_f1(

@@ -8,8 +8,10 @@ from typing import Any
 from raptr_jax.tasks import extras
 
 
-def find_file(folder: str, names: Sequence[str]) -> Path:
-  """The first of these files that exists in a folder.
+def find_file(
+  folder: str, names: Sequence[str], macro: str = "DOWNSTREAM_DIR"
+) -> Path:
+  """The first of these files that exists in a folder, which a macro names.
 
   Raises:
     FileNotFoundError: none exists.
@@ -20,7 +22,7 @@ def find_file(folder: str, names: Sequence[str]) -> Path:
       return path
   raise FileNotFoundError(
     f"none of {', '.join(map(str, paths))} exists: put the original file "
-    "there, or set --gin.DOWNSTREAM_DIR to the folder that has it"
+    f"there, or set --gin.{macro} to the folder that has it"
   )
 
 

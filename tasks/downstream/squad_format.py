@@ -18,5 +18,8 @@ def to_records(document: Record) -> Iterator[Record]:
           "title": article.get("title", ""),
           "context": paragraph["context"],
           "question": question["question"],
-          "answers": {"text": [a["text"] for a in question["answers"]]},
+          "answers": {
+            name: [answer[name] for answer in question["answers"]]
+            for name in ("text", "answer_start")
+          },
         }

@@ -54,7 +54,7 @@ def compute_scores(
     ("f1", metrics.token_f1),
   ):
     raw = [
-      _raw_score(metric, text, example.references)
+      metrics.squad_match(metric, text, example.references)
       for text, example in zip(texts, examples)
     ]
     final = [
@@ -79,22 +79,6 @@ def compute_scores(
 def _given(text: str) -> str:
   """What a model answered; empty if it wrote NO_ANSWER."""
   return "" if metrics.normalize_squad(text) == NO_ANSWER else text
-
-
-def _raw_score(
-  metric: metrics.TextMetric, text: str, references: Sequence[str]
-) -> float:
-  """The score of an answer before any threshold.
-
-  References that normalise to nothing are ignored. If none is left, an answer
-  that normalises to nothing is right.
-  """
-  left = [answer for answer in references if metrics.normalize_squad(answer)]
-  if not left:
-    return float(not metrics.normalize_squad(text))
-  return metrics.best_match(
-    metric, text, left, normalize=metrics.normalize_squad
-  )
 
 
 TASK = GenerationTask(

@@ -1,4 +1,4 @@
-"""The two kinds of vocabulary, SentencePiece and WordPiece."""
+"""The kinds of vocabulary: SentencePiece, WordPiece, and `tokenizer.json`."""
 
 import dataclasses
 import functools
@@ -12,10 +12,13 @@ import sentencepiece
 
 from raptr_jax.tasks import extras, files
 from raptr_jax.tasks.files import AnyPath
+from raptr_jax.tasks.text.tokenizer_json import TokenizerJsonVocabulary
 from raptr_jax.tasks.text.vocabulary import (
+  CLS,
   NLG,
   NLU,
   S2S,
+  SEP,
   UNK,
   Vocabulary,
   encoding_alike,
@@ -111,7 +114,21 @@ class SentencePieceVocabulary(Vocabulary):
 
   @property
   def pad_id(self) -> int:
-    return self._processor.pad_id()
+    """The file's own; without one, that of the end."""
+    found = self._processor.pad_id()
+    return self.eos_id if found < 0 else found
+
+  @property
+  def cls_id(self) -> int:
+    """[CLS], or else the file's beginning of a sentence."""
+    found, begin = self._find(CLS), self._processor.bos_id()
+    return begin if found is None and begin >= 0 else self._id_of(CLS)
+
+  @property
+  def sep_id(self) -> int:
+    """[SEP], or else the file's end of a sentence."""
+    found = self._find(SEP)
+    return self.eos_id if found is None else found
 
   @property
   def unk_id(self) -> int:
@@ -205,6 +222,10 @@ class WordPieceVocabulary(Vocabulary):
 
   @functools.cached_property
   def _tokenizer(self) -> Any:
+    return self.tokenizer()
+
+  def tokenizer(self) -> Any:
+    """A new `tokenizers.Tokenizer` of the vocabulary."""
     tokenizers = extras.require("tokenizers")
     # No token is registered as special: "[MASK]" in a text is plain text.
     tokenizer = tokenizers.Tokenizer(
@@ -279,20 +300,21 @@ def open_vocabulary(
   """Opens a vocabulary, SentencePiece or WordPiece by the file's ending.
 
   Args:
-    path: a SentencePiece `.model` or a BERT `vocab.txt`.
+    path: a SentencePiece `.model`, a BERT `vocab.txt` or a `tokenizer.json`.
     lower_case: whether WordPiece lower-cases text first; a SentencePiece file
       has its own normalisation.
     extra_ids: number of sentinels to append to a SentencePiece model.
 
   Raises:
     FileNotFoundError: the file does not exist.
-    ValueError: the ending is neither, or `extra_ids` is set for WordPiece.
+    ValueError: the ending is none of these, or `extra_ids` is set for another
+      kind than SentencePiece.
   """
   path = files.path("VOCABULARY_PATH", path)
-  if path.suffix not in (".model", ".txt"):
+  if path.suffix not in (".model", ".txt", ".json"):
     raise ValueError(
-      f"VOCABULARY_PATH={str(path)!r} must end in .model (SentencePiece) or "
-      ".txt (WordPiece): set --gin.VOCABULARY_PATH"
+      f"VOCABULARY_PATH={str(path)!r} must end in .model (SentencePiece), .txt "
+      "(WordPiece) or .json (tokenizer.json): set --gin.VOCABULARY_PATH"
     )
   if not path.is_file():
     raise FileNotFoundError(
@@ -304,7 +326,9 @@ def open_vocabulary(
   if extra_ids:
     raise ValueError(
       f"extra_ids={extra_ids} can only be appended to a SentencePiece .model, "
-      f"not to {str(path)!r}: add <extra_id_0>, ... as lines of that file, and "
-      "set --gin.task.TextTask.extra_ids=0"
+      f"not to {str(path)!r}: add <extra_id_0>, ... to that file, and set "
+      " --gin.task.TextTask.extra_ids=0"
     )
+  if path.suffix == ".json":
+    return TokenizerJsonVocabulary(str(path))
   return WordPieceVocabulary(str(path), lower_case)

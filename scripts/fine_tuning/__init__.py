@@ -1,0 +1,1 @@
+"""The table of fine-tuned models: its runs and its page."""

@@ -1,0 +1,1 @@
+"""Texts with labels, to fine-tune on: tasks, and the files that have them."""
