@@ -102,6 +102,7 @@ setup(
     "docs": ["furo", "myst-parser", "sphinx"],
     "gcs": ["gcsfs"],
     "hf": ["safetensors"],
+    "lm-eval": ["lm-eval"],
     "mlflow": ["mlflow-skinny"],
     "s3": ["s3fs"],
     "wandb": ["wandb"],

@@ -47,13 +47,20 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
+  return trained_run(tmp_path_factory.mktemp("evaluated"))
+
+
+def trained_run(folder, **overrides):
   """The folder of a run on a folder of text, trained for two steps."""
-  folder = tmp_path_factory.mktemp("evaluated")
-  overrides = SMALL | {
-    "TEXT_DIR": f"'{write_corpus(folder / 'text')}'",
-    "DATA_DIR": f"'{folder / 'data'}'",
-    "MODEL_DIR": f"'{folder / 'run'}'",
-  }
+  overrides = (
+    SMALL
+    | overrides
+    | {
+      "TEXT_DIR": f"'{write_corpus(folder / 'text')}'",
+      "DATA_DIR": f"'{folder / 'data'}'",
+      "MODEL_DIR": f"'{folder / 'run'}'",
+    }
+  )
   argv = [
     LEAF,
     "--gin_file=data/ul2_text.gin",
@@ -273,8 +280,8 @@ def test_a_model_that_is_still_growing_is_not_evaluated(tmp_path):
         "DOWNSTREAM_SHOTS": "(0,)",
         "DOWNSTREAM_PROMPT_TOKENS": "63",
       },
-      "DOWNSTREAM_PROMPT_TOKENS = 63, expected 1 to 62: the model was trained"
-      " on TASK_FEATURE_LENGTHS['tokens'] = 64",
+      "DOWNSTREAM_PROMPT_TOKENS = 63, expected 1 to 62, as the model was trained"
+      " with TASK_FEATURE_LENGTHS = {'tokens': 64}",
     ),
     (
       {"evaluation.Evaluation.batch_size": "12"},

@@ -25,7 +25,8 @@ ROOMS = (
     f"raptr_jax.{room}"
     for room in (
       "configuration", "contracts", "methods", "models", "data", "reports",
-      "training", "inference", "fine_tuning", "exchange", "theory", "scaffold", "main",
+      "training", "inference", "fine_tuning", "exchange", "contrib", "theory",
+      "scaffold", "main",
     )
   ),
 )  # fmt: skip

@@ -103,11 +103,16 @@ def test_the_loss_of_a_head_is_that_of_its_logits():
 
 @pytest.mark.parametrize("chunk_size", [None, 4, 5])
 def test_likelihoods_keep_their_tokens(chunk_size):
-  got = losses.head_log_likelihood(
-    head, HEAD, HIDDEN, TARGETS, chunk_size=chunk_size
+  logits = head(HEAD, HIDDEN)
+  best = logits.argmax(-1)
+  targets = jnp.where(jnp.arange(best.shape[-1]) % 2, best, TARGETS)
+  got, likeliest = losses.head_log_likelihood(
+    head, HEAD, HIDDEN, targets, chunk_size=chunk_size
   )
-  expected = losses.token_log_likelihood(head(HEAD, HIDDEN), TARGETS)
+  expected = losses.token_log_likelihood(logits, targets)
   np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
+  np.testing.assert_array_equal(likeliest, targets == best)
+  assert likeliest.any() and not likeliest.all()
 
 
 def test_chunks_take_less_memory_forward_and_backward():

@@ -71,11 +71,13 @@ TABLE_COMMANDS = [p for p in PROGRAMS if "scripts/reproduce.py" in p]
 BENCHMARK_COMMANDS = [p for p in PROGRAMS if "scripts/benchmark.py" in p]
 COMPILE_COMMANDS = [p for p in PROGRAMS if "scripts/compiled_programs.py" in p]
 NEW_COMMANDS = [p for p in PROGRAMS if p.startswith("raptr new ")]
+HARNESS_COMMANDS = [p for p in PROGRAMS if "raptr_jax.contrib.lm_eval" in p]
 OTHER_COMMANDS = (
   *TABLE_COMMANDS,
   *BENCHMARK_COMMANDS,
   *COMPILE_COMMANDS,
   *NEW_COMMANDS,
+  *HARNESS_COMMANDS,  # `lm_eval_test.py` reads them.
 )
 RUN_COMMANDS = [p for p in PROGRAMS if p not in OTHER_COMMANDS]
 

@@ -264,7 +264,7 @@ def test_a_decoder_writes_with_any_of_its_layers(runs):
   both = run.write(TEXTS, max_new_tokens=6)
   assert isinstance(one, str) and both[0] == one and len(both) == 2
   assert both[0] and both[0] != both[1]
-  predictor = run._predictor(run.path(2))
+  predictor = run.predictor(2)
   expected = predictor.write(TEXTS, Decoding(max_new_tokens=6))
   assert run.write(TEXTS, layers=2, max_new_tokens=6) == expected != both
   assert run.write(TEXTS, layers=[0, 2], max_new_tokens=6) == expected

@@ -13,6 +13,7 @@ from rich.table import Table
 from raptr_jax.contracts import Params
 from raptr_jax.inference.generate import Generator
 from raptr_jax.inference.minimal_pairs import pair_scores, pairs_table
+from raptr_jax.inference.prompt_length import longest_prompt, usual_prompt
 from raptr_jax.inference.prompting import (
   Questions,
   Result,
@@ -44,7 +45,6 @@ from raptr_jax.training.plan import make_plan
 
 RESULTS_FILE = "results.json"
 PREDICTIONS_FOLDER = "predictions"
-ANSWER_TOKENS = 64  # Where prompt and answer share a row, left to the answer.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -287,21 +287,16 @@ class Evaluation:
   @functools.cached_property
   def _prompt_tokens(self) -> int:
     """Room for prompts, without the tokens that the objective adds."""
-    names = self._objective.feature_layout.feature_names
-    length = self.feature_lengths[names[0]]
-    empty = self._objective.continuation((), self._vocabulary)
-    eos_id = self._vocabulary.eos_id
-    added = len(self._objective.feature_layout.prompt(empty, eos_id))
-    room = length - added
+    trained = self._objective, self._vocabulary, self.feature_lengths
     if self.max_prompt_tokens is None:
-      shared = len(names) == 1
-      return room - min(ANSWER_TOKENS, room // 2) if shared else room
-    if not 1 <= self.max_prompt_tokens <= room:
+      return usual_prompt(*trained)
+    most = longest_prompt(*trained)
+    if not 1 <= self.max_prompt_tokens <= most:
       raise ValueError(
         f"DOWNSTREAM_PROMPT_TOKENS = {self.max_prompt_tokens}, expected 1 to"
-        f" {room}: the model was trained on TASK_FEATURE_LENGTHS[{names[0]!r}] ="
-        f" {length}, and {added} of these tokens frame the prompt: set"
-        f" --gin.DOWNSTREAM_PROMPT_TOKENS={room}, or None."
+        f" {most}, as the model was trained with TASK_FEATURE_LENGTHS ="
+        f" {dict(self.feature_lengths)}: set"
+        f" --gin.DOWNSTREAM_PROMPT_TOKENS={most}, or None."
       )
     return self.max_prompt_tokens
 

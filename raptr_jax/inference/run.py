@@ -214,8 +214,7 @@ class Run:
     """
     prompts = text_list("prompt", prompt)
     chosen = Decoding(max_new_tokens=max_new_tokens, **decoding)
-    predictor = self._predictor(self.path(layers))
-    texts = predictor.write(prompts, chosen, seed=seed)
+    texts = self.predictor(layers).write(prompts, chosen, seed=seed)
     return texts[0] if isinstance(prompt, str) else texts
 
   def fill(
@@ -281,30 +280,33 @@ class Run:
     devices = self.experiment.partitioner.batch_shards
     return -(-BATCH_SIZE // devices) * devices
 
-  def _predictor(self, paths: Mapping[str, LayerPath]) -> TextPredictor:
+  def predictor(
+    self, layers: Layers = None, *, batch_size: int | None = None
+  ) -> TextPredictor:
+    """What scores and writes continuations of many texts.
+
+    Raises:
+      ValueError: the model does not write, or the batch does not split evenly.
+    """
     model, objective = self.model, self.task.objective
     if isinstance(model, BertMaskedLM):
-      raise ValueError(
-        "BERT fills masks; it does not write: call"
-        " fill('In the [MASK] God created')."
-      )
+      raise ValueError("BERT fills masks; it does not write: call fill(text).")
     if not isinstance(model, Generator) or not isinstance(
       objective, GenerativeObjective
     ):
       raise ValueError(
         f"{type(model).__name__}, trained with {type(objective).__name__}, does"
-        " not write: expected a model with start and extend, and an objective"
-        " that teaches it to, such as UL2."
+        " not write: expected start and extend, and an objective such as UL2."
       )
     partitioner = self.experiment.partitioner
     return TextPredictor(
       model=model,
       params=self.params,
-      paths=partitioner.put_replicated(paths),
+      paths=partitioner.put_replicated(self.path(layers)),
       objective=objective,
       vocabulary=self.vocabulary,
       partitioner=partitioner,
-      batch_size=self._batch_size,
+      batch_size=batch_size or self._batch_size,
       max_prompt_tokens=max(self.feature_lengths.values()),
     )
 

@@ -8,17 +8,18 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from raptr_jax.contracts import Batch, LayerPath, Params
 from raptr_jax.inference.decoding import Decoding
 from raptr_jax.inference.generate import Generator, generate
 from raptr_jax.inference.stop_strings import cut_at, stop_table
 from raptr_jax.inference.text_losses import stack_rows
+from raptr_jax.models.language_model import LanguageModel
 from raptr_jax.tasks.objectives.denoising import hidden_spans
 from raptr_jax.tasks.objectives.layouts import Pair
 from raptr_jax.tasks.objectives.objective import GenerativeObjective
@@ -46,6 +47,9 @@ class TextPredictor:
     partitioner: places batches on devices.
     batch_size: texts at once; a multiple of the data-parallel devices.
     max_prompt_tokens: room for a prompt; only the end of a longer one is read.
+
+  Raises:
+    ValueError: the batch does not split evenly.
   """
 
   model: Generator
@@ -56,6 +60,14 @@ class TextPredictor:
   partitioner: Partitioner
   batch_size: int
   max_prompt_tokens: int
+
+  def __post_init__(self):
+    devices = self.partitioner.batch_shards
+    if self.batch_size < 1 or self.batch_size % devices:
+      raise ValueError(
+        f"batch_size = {self.batch_size}, expected a multiple of the {devices}"
+        " data-parallel devices."
+      )
 
   def with_params(self, params: Params) -> "TextPredictor":
     """The same with other parameters; its programs need not be compiled again."""
@@ -83,22 +95,44 @@ class TextPredictor:
     Sums over the continuation's own tokens, without what the objective puts
     before them and the end token after them; an empty continuation scores 0.
     """
+    encode = self.vocabulary.encode
     pairs = [
-      Pair(self._inputs(prompt), self._targets(continuation))
+      self._pair(encode(prompt), encode(continuation))
       for prompt, continuation in zip(prompts, continuations, strict=True)
     ]
-    layout = self.objective.feature_layout
-    sizes = [
-      layout.slots(len(pair.inputs), len(pair.targets)) for pair in pairs
-    ]
     scores = np.zeros(len(pairs))
-    for lengths, numbers in self._batches(sizes):
-      feature_lengths = dict(zip(layout.feature_names, lengths))
-      rows = [self._row(pairs[number], feature_lengths) for number in numbers]
-      batch = stack_rows(rows, self.batch_size)
-      scores[numbers] = self._score(batch)[: len(numbers)]
+    for numbers, batch in self._scored_batches(pairs):
+      scores[numbers] = self._call(self._score_fn, batch)[: len(numbers)]
       watch(len(numbers))
     return scores
+
+  def score_and_compare(
+    self,
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    watch: Watch = lambda count: None,
+  ) -> tuple[Float[np.ndarray, "N"], Bool[np.ndarray, "N"]]:
+    """`score` for tokens: of each pair, a prompt and its continuation.
+
+    Returns:
+      Log-likelihoods, in nats, and whether the model would have written each
+      continuation greedily.
+
+    Raises:
+      TypeError: the model is no `LanguageModel`.
+    """
+    if not isinstance(self.model, LanguageModel):
+      raise TypeError(
+        f"{type(self.model).__name__} does not say whether a text is greedy:"
+        " expected a model that inherits language_model.LanguageModel."
+      )
+    framed = [self._pair(*pair) for pair in pairs]
+    scores, greedy = np.zeros(len(pairs)), np.zeros(len(pairs), bool)
+    for numbers, batch in self._scored_batches(framed):
+      found = self._call(self._compare_fn, batch)
+      scores[numbers], greedy[numbers] = (x[: len(numbers)] for x in found)
+      watch(len(numbers))
+    return scores, greedy
 
   def write(
     self,
@@ -113,7 +147,7 @@ class TextPredictor:
     The arguments are those of `fill`. What the objective puts first, such as a
     sentinel, is given: the model need not choose it.
     """
-    inputs = [self._inputs(prompt) for prompt in prompts]
+    inputs = [self._inputs(self.vocabulary.encode(text)) for text in prompts]
     written = self._written(inputs, decoding, seed, watch, lead=self._lead)
     return [
       cut_at(self._text([*self._lead, *targets]), decoding.stop_strings)
@@ -187,13 +221,14 @@ class TextPredictor:
       watch(len(numbers))
     return found
 
-  def _inputs(self, prompt: str) -> np.ndarray:
-    tokens = self.vocabulary.encode(prompt)[-self.max_prompt_tokens :]
-    return self.objective.continuation(tokens, self.vocabulary)
+  def _inputs(self, tokens: Sequence[int]) -> np.ndarray:
+    """What a model reads of a prompt."""
+    end = tokens[-self.max_prompt_tokens :]
+    return self.objective.continuation(end, self.vocabulary)
 
-  def _targets(self, continuation: str) -> np.ndarray:
-    tokens = self.vocabulary.encode(continuation)
-    return np.array([*self._lead, *tokens], np.int32)
+  def _pair(self, prompt: Sequence[int], continuation: Sequence[int]) -> Pair:
+    targets = np.array([*self._lead, *continuation], np.int32)
+    return Pair(self._inputs(prompt), targets)
 
   @functools.cached_property
   def _lead(self) -> tuple[int, ...]:
@@ -225,13 +260,32 @@ class TextPredictor:
       for begin in range(0, len(numbers), self.batch_size):
         yield lengths, numbers[begin : begin + self.batch_size]
 
+  def _scored_batches(
+    self, pairs: Sequence[Pair]
+  ) -> Iterator[tuple[list[int], Batch]]:
+    """Batches of pairs, with the pairs' numbers."""
+    layout = self.objective.feature_layout
+    sizes = [
+      layout.slots(len(pair.inputs), len(pair.targets)) for pair in pairs
+    ]
+    for lengths, numbers in self._batches(sizes):
+      feature_lengths = dict(zip(layout.feature_names, lengths))
+      rows = [self._row(pairs[number], feature_lengths) for number in numbers]
+      yield numbers, stack_rows(rows, self.batch_size)
+
   @functools.cached_property
   def _score_fn(self) -> Any:
     return self.partitioner.jit(self.model.score_batch)
 
-  def _score(self, batch: Batch) -> Float[np.ndarray, "B"]:
+  @functools.cached_property
+  def _compare_fn(self) -> Any:
+    model = cast(LanguageModel, self.model)
+    return self.partitioner.jit(model.score_and_compare)
+
+  def _call(self, function: Any, batch: Batch) -> Any:
+    """What a function of the model gives for a batch, on this host."""
     batch = self.partitioner.put_split(batch)
-    return np.asarray(self._score_fn(self.params, batch, self.paths))
+    return jax.tree.map(np.asarray, function(self.params, batch, self.paths))
 
   def _generate(
     self,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Protocol
 
 import flax.linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from raptr_jax.contracts import DeviceBatch, Draws, DropoutKey, Metrics, Params
 from raptr_jax.models import losses
@@ -111,16 +111,27 @@ class LanguageModel(abc.ABC):
     self, params: Params, batch: DeviceBatch, draws: Draws
   ) -> Float[Array, "B"]:
     """Log-likelihood of the targets of each row, in nats."""
+    scores, _ = self.score_and_compare(params, batch, draws)
+    return scores
+
+  def score_and_compare(
+    self, params: Params, batch: DeviceBatch, draws: Draws
+  ) -> tuple[Float[Array, "B"], Bool[Array, "B"]]:
+    """`score_batch`, and whether each target of a row is the likeliest token.
+
+    If it is, the model would have written these targets greedily.
+    """
     check_batch(batch, self.features, self, self.feature_hint)
     check_draws(draws, self.stacks)
-    scores = losses.head_log_likelihood(
+    scores, likeliest = losses.head_log_likelihood(
       self._logits,
       self._outside_stacks(params),
       self._hidden(params, batch, draws, None),
       batch["targets"],
       chunk_size=self.config.logits_chunk,
     )
-    return (scores * batch["target_weights"]).sum(-1)
+    weights = batch["target_weights"]
+    return (scores * weights).sum(-1), (likeliest | (weights == 0)).all(-1)
 
   def _hidden(
     self,

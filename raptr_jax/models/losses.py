@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from raptr_jax.contracts import Metrics, Params
 from raptr_jax.models.layers import last_axis
@@ -139,22 +139,29 @@ def head_log_likelihood(
   targets: Int[Array, "*batch"],
   *,
   chunk_size: int | None = None,
-) -> Float[Array, "*batch"]:
+) -> tuple[Float[Array, "*batch"], Bool[Array, "*batch"]]:
   """`token_log_likelihood` of the logits that a head computes.
 
   The arguments are those of `head_cross_entropy`.
+
+  Returns:
+    The log-likelihoods, and whether each target is the likeliest token.
   """
 
   def likelihood(
     hidden: Float[Array, "tokens D"], targets: Int[Array, "tokens"]
-  ) -> Float[Array, "tokens"]:
-    return token_log_likelihood(head(params, hidden), targets)
+  ) -> tuple[Float[Array, "tokens"], Bool[Array, "tokens"]]:
+    logits = head(params, hidden)
+    return token_log_likelihood(logits, targets), logits.argmax(-1) == targets
 
   tokens = _flat_tokens(hidden), targets.reshape(-1)
   if chunk_size is None:
-    return likelihood(*tokens).reshape(targets.shape)
-  by_chunk: Array = _by_chunks(likelihood, tokens, chunk_size)
-  return by_chunk.T.reshape(-1)[: targets.size].reshape(targets.shape)
+    found = likelihood(*tokens)
+  else:
+    by_chunk = _by_chunks(likelihood, tokens, chunk_size)
+    found = jax.tree.map(lambda x: x.T.reshape(-1)[: targets.size], by_chunk)
+  scores, likeliest = (x.reshape(targets.shape) for x in found)
+  return scores, likeliest
 
 
 def _flat_tokens(hidden: Float[Array, "*batch D"]) -> Float[Array, "tokens D"]:

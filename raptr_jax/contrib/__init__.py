@@ -1,0 +1,1 @@
+"""Adapters that put our models and methods into other programs."""
