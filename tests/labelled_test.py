@@ -6,7 +6,7 @@ import lzma
 import numpy as np
 import pytest
 
-from raptr_jax.tasks.downstream import metrics
+from raptr_jax.tasks.downstream import metrics, sources
 from raptr_jax.tasks.labelled import glue
 from raptr_jax.tasks.labelled.bert_rows import shortened, token_features
 
@@ -211,3 +211,42 @@ def test_rows_by_hand():
   single = token_features((np.arange(7, 20),), Vocabulary(), length=5)
   assert single["tokens"].tolist() == [2, 7, 8, 9, 3]
   assert single["token_types"].tolist() == [0] * 5
+
+
+@pytest.mark.parametrize("name", glue.TASKS)
+def test_tfds_has_the_same_features_classes_and_splits(name, tmp_path):
+  tfds = pytest.importorskip("tensorflow_datasets")
+  task = glue.TASKS[name]
+  builder = tfds.builder(task.tfds_name, data_dir=str(tmp_path))
+  features = builder.info.features
+  assert {*task.tfds_texts, "label", "idx"} <= set(features)
+  if task.classes:
+    assert features["label"].num_classes == len(task.classes)
+    words = set(task.classes) & set(features["label"].names)
+    if words:  # Others are numbers in the files.
+      assert tuple(features["label"].names) == task.classes
+  else:
+    assert not hasattr(features["label"], "num_classes")
+
+
+def test_records_of_tfds_are_examples(monkeypatch):
+  records = [
+    {"premise": "b", "hypothesis": "c", "label": 2, "idx": 1},
+    {"premise": "a", "hypothesis": "b", "label": 0, "idx": 0},
+  ]
+  asked = []
+
+  def found(*arguments):
+    asked.append(arguments)
+    return iter(records)
+
+  monkeypatch.setattr(sources, "tfds_records", found)
+  mnli = glue.TASKS["mnli"]
+  examples = mnli.examples_from_tfds("validation_matched", "there")
+  assert asked == [("glue/mnli:2.0.0", "validation_matched", "there")]
+  assert [(x.texts, x.label) for x in examples] == [
+    (("a", "b"), 0),
+    (("b", "c"), 2),
+  ]
+  tests = mnli.examples_from_tfds("test_matched")
+  assert [x.label for x in tests] == [None, None]
