@@ -31,6 +31,7 @@ from raptr_jax.exchange.safetensors_files import (
 from raptr_jax.exchange.t5 import T5
 from raptr_jax.exchange.tensor_map import (
   ExchangeError,
+  Tensors,
   only_rows,
   params_from,
   tensors_from,
@@ -56,17 +57,26 @@ def read_model(folder: str | os.PathLike[str]) -> tuple[Model, Params]:
     tensors: Mapping[str, Any] = SafetensorsFolder(path)
     if family is BERT:
       tensors = PresentNames(tensors)
-    ignored = [
-      name for name in tensors if any(fnmatch(name, p) for p in family.ignored)
-    ]
-    shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0)))
-    entries = list(family.entries(model))
-    params = params_from(
-      tensors, entries, shapes, ignored=ignored, tied=family.tied
-    )
+    params = params_of(family, model, tensors)
   except ExchangeError as error:
     raise ExchangeError(f"{path}: {error}") from error
   return model, params
+
+
+def params_of(family: Family, model: Model, tensors: Tensors) -> Params:
+  """The parameters of a model, from tensors under the names of its family.
+
+  Raises:
+    ExchangeError: a tensor is missing, has another shape, or no place.
+  """
+  ignored = [
+    name for name in tensors if any(fnmatch(name, p) for p in family.ignored)
+  ]
+  shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0)))
+  entries = list(family.entries(model))
+  return params_from(
+    tensors, entries, shapes, ignored=ignored, tied=family.tied
+  )
 
 
 def write_model(
