@@ -250,21 +250,21 @@ def _run(flags: argparse.Namespace) -> None:
   keep_freed_memory()
   keep_programs(_programs_folder())
   run = _opened(flags.profile_steps)
-  if isinstance(run, Experiment):
-    check_memory(run)
-    try:
+  try:
+    if isinstance(run, Experiment):
+      check_memory(run)
       train(
         run,
         configuration.config_text(),
         accept_changes=flags.accept_changes,
         since=flags.since,
       )
-    except Stopped as stopped:
-      print(stopped, flush=True)
-      raise SystemExit(128 + stopped.signal_number) from None
-  else:
-    with _mendable():
-      run.run()
+    else:
+      with _mendable():
+        run.run()
+  except Stopped as stopped:
+    print(stopped, flush=True)
+    raise SystemExit(128 + stopped.signal_number) from None
 
 
 def _programs_folder() -> str | None:

@@ -133,6 +133,31 @@ def test_finished_trials_are_not_run_again(done, place, monkeypatch):
   assert (done / "results.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+  "changes",
+  [{"EPOCHS": "5"}, {"FROM_SCRATCH": "True"}, {"FINE_TUNING_EXAMPLES": "9"}],
+)
+def test_finished_trials_are_those_of_the_same_run(
+  changes, done, place, capsys
+):
+  before = (done / "results.json").read_bytes()
+  with pytest.raises(SystemExit) as stopped:
+    main.main(argv(place, "done", **changes))
+  assert stopped.value.code == 2
+  error = capsys.readouterr().err
+  assert next(iter(changes)) in error and "there" in error
+  assert (done / "results.json").read_bytes() == before
+
+
+def test_a_grid_may_be_extended(done, place, monkeypatch):
+  """What is there stays; here nothing new is to be run."""
+  monkeypatch.setattr("raptr_jax.fine_tuning.fine_tuning.train", None)
+  main.main(argv(place, "done", SEEDS="1", LEARNING_RATES="(1e-2,)"))
+  results = json.loads((done / "results.json").read_text(encoding="utf-8"))
+  assert len(results["seeds"]) == 1
+  main.main(argv(place, "done"))
+
+
 def runner_of(place, *more, **changes):
   """The parts of a grid, without running it."""
   main.configure([*argv(place, "built", **changes), *more])

@@ -23,6 +23,7 @@ from raptr_jax.fine_tuning.trial import BEST, Trial, TrialScorer
 from raptr_jax.inference.run_config import ConfiguredRun, configured_run
 from raptr_jax.reports.provenance import provenance
 from raptr_jax.tasks import files
+from raptr_jax.training.alignment import check_finished
 from raptr_jax.training.checkpoint import (
   Checkpointer,
   has_checkpoint,
@@ -220,11 +221,12 @@ class _Runner:
 
   def result(self, trial: Trial) -> dict[str, Any]:
     """The result of a trial, which runs unless it has finished."""
+    experiment = self.experiment(trial)
     found = trial.result()
     if found is not None:
+      check_finished(experiment, configure.config_text())
       return found
     print(f"{self.form.name}: {trial.name}", flush=True)
-    experiment = self.experiment(trial)
     train(experiment, configure.config_text())
     return trial.finish(self.form.baseline())
 

@@ -99,6 +99,21 @@ def continued(
   )
 
 
+def check_finished(experiment: Experiment, config: str) -> None:
+  """Checks that what has been done in a folder is this run.
+
+  Raises:
+    FileExistsError: it is another one; names each setting with both values.
+  """
+  found = _configured(experiment, config)
+  if found:
+    told = "; ".join(f"{c.name} = {c.old} there, {c.new} here" for c in found)
+    raise FileExistsError(
+      f"MODEL_DIR = '{experiment.model_dir}' has another run: {told}. Undo that,"
+      " or set another --gin.MODEL_DIR."
+    )
+
+
 def _configured(experiment: Experiment, config: str) -> list[Change]:
   """Settings that are others than in the run's folder, and may not be."""
   path = files.path("MODEL_DIR", experiment.model_dir) / CONFIG_FILE
