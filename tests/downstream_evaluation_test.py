@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+import raptr_jax
 from raptr_jax import main
 from raptr_jax.inference import prompting
 from raptr_jax.inference.answers import (
@@ -122,6 +123,7 @@ def test_all_tasks_of_a_trained_run(run, capsys):
   }
   assert held_out["loss_by_path_length"] == pytest.approx(by_length)
 
+  vocabulary = raptr_jax.load(run).vocabulary
   rows = found["downstream"]
   names = [(row["task"], row["shots"]) for row in rows]
   assert names == list(itertools.product(TASKS, (0, 1)))
@@ -135,7 +137,9 @@ def test_all_tasks_of_a_trained_run(run, capsys):
     assert set(row["shown"]) <= set(row["scores"])
     assert all(0 <= score <= 100 for score in row["scores"].values())
     assert set(row["standard_errors"]) == set(row["scores"])
-    check_predictions(run / row["predictions"], row)
+    lines = check_predictions(run / row["predictions"], row)
+    sizes = [len(vocabulary.encode(line["prompt"])) for line in lines]
+    assert row["shortened_prompts"] == sum(size > 40 for size in sizes)
   for shots, mean in found["downstream_mean"].items():
     assert mean["score"] == pytest.approx(
       np.mean(
@@ -182,6 +186,7 @@ def check_predictions(path, row):
   if task.name == "trivia_qa":
     mean = np.mean([line["scores"]["f1"] for line in lines])
     assert mean == pytest.approx(row["scores"]["f1"])
+  return lines
 
 
 def test_an_evaluation_that_is_stopped_leaves_what_it_has_found(

@@ -1,6 +1,7 @@
 """Runs go to Hugging Face's folders and come back."""
 
 import contextlib
+import dataclasses
 import json
 from pathlib import Path
 
@@ -126,9 +127,11 @@ def test_an_import_fills_and_writes(place, imports):
   assert imports["bert"].fill(text) == run.fill(text)
   for kind in ("encdec", "causal"):
     run = raptr_jax.load(place / "runs" / kind)
+    # An imported T5 reads a prompt without a mode token.
+    run = dataclasses.replace(run, task=imports[kind].task)
     prompt = "In the beginning"
     written = imports[kind].write(prompt, max_new_tokens=8)
-    assert written == run.write(prompt, max_new_tokens=8)
+    assert written == run.write(prompt, max_new_tokens=8) != ""
 
 
 @pytest.mark.parametrize("kind", KINDS)
