@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from raptr_jax.exchange.hugging_face import read_tensors
 from raptr_jax.models.bert import BertConfig, BertMaskedLM
 from raptr_jax.models.masked_stack import full_path
-from raptr_jax.models.published_bert import params_from_published
 
 TINY = BertConfig(
   vocab_size=50,
@@ -166,8 +166,8 @@ class OriginalBert:
 def test_post_norm_is_the_original_bert_on_its_published_tensors():
   config = dataclasses.replace(TINY, pooler=True)
   tensors = published_tensors(config)
-  params = params_from_published(tensors, config, head_dim=8)
   model = BertMaskedLM(config)
+  params = jax.device_put(read_tensors(model, tensors))
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   same = jax.tree.map(lambda x, y: x.shape == y.shape, params, nn.unbox(shapes))
   assert all(jax.tree.leaves(same))
@@ -194,33 +194,23 @@ def test_post_norm_is_the_original_bert_on_its_published_tensors():
 def test_a_missing_published_tensor_is_named():
   tensors = published_tensors(TINY)
   del tensors["bert/encoder/layer_1/output/dense/bias"]
-  with pytest.raises(KeyError, match="layer_1/output/dense/bias"):
-    params_from_published(tensors, TINY, head_dim=8)
+  with pytest.raises(ValueError, match=r"layer\.1\.output\.dense\.bias"):
+    read_tensors(BertMaskedLM(TINY), tensors)
 
 
 @pytest.mark.parametrize(
   ("changes", "told"),
   [
-    ({"num_layers": 2}, "num_layers = 3 there, 2 here"),
-    ({"num_heads": 4}, "num_heads = 2 there, 4 here"),
-    ({"vocab_size": 51}, "vocab_size = 50 there, 51 here"),
-    ({"max_length": 11}, "max_length = 12 there, 11 here"),
+    ({"num_layers": 2}, r"no place for the tensors .*layer\.2\."),
+    ({"vocab_size": 51}, r"word.*\[50, 16\], expected \[51, 16\]"),
+    ({"max_length": 11}, r"position.*\[12, 16\], expected \[11, 16\]"),
     ({"norm": "pre"}, "norm = 'pre'"),
   ],
 )
 def test_another_model_than_the_published_one_is_refused(changes, told):
   tensors = published_tensors(TINY)
   with pytest.raises(ValueError, match=told):
-    params_from_published(
-      tensors, dataclasses.replace(TINY, **changes), head_dim=8
-    )
-
-
-def test_published_heads_have_64_units():
-  tensors = published_tensors(dataclasses.replace(TINY, embed_dim=128))
-  wrong = dataclasses.replace(TINY, embed_dim=128, num_heads=4)
-  with pytest.raises(ValueError, match="num_heads = 2 there, 4 here"):
-    params_from_published(tensors, wrong)
+    read_tensors(BertMaskedLM(dataclasses.replace(TINY, **changes)), tensors)
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])

@@ -54,21 +54,24 @@ def read_model(folder: str | os.PathLike[str]) -> tuple[Model, Params]:
   family = _family(path, fields)
   try:
     model = family.model(fields)
-    tensors: Mapping[str, Any] = SafetensorsFolder(path)
-    if family is BERT:
-      tensors = PresentNames(tensors)
-    params = params_of(family, model, tensors)
+    params = read_tensors(model, SafetensorsFolder(path))
   except ExchangeError as error:
     raise ExchangeError(f"{path}: {error}") from error
   return model, params
 
 
-def params_of(family: Family, model: Model, tensors: Tensors) -> Params:
-  """The parameters of a model, from tensors under the names of its family.
+def read_tensors(model: Model, tensors: Tensors) -> Params:
+  """Parameters of a model of ours from tensors by name, as NumPy arrays.
+
+  Names are those of Hugging Face, or of the original BERT.
 
   Raises:
-    ExchangeError: a tensor is missing, has another shape, or no place.
+    ExchangeError: the model is of no family, or the tensors are not its own.
   """
+  family = _family_of(model)
+  family.fields(model)  # Raises for what Hugging Face does not have.
+  if family is BERT:
+    tensors = PresentNames(tensors)
   ignored = [
     name for name in tensors if any(fnmatch(name, p) for p in family.ignored)
   ]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from raptr_jax.contracts import Model, Params
-from raptr_jax.exchange.hugging_face import params_of
+from raptr_jax.exchange.hugging_face import read_tensors
 from raptr_jax.exchange.t5 import T5
 from raptr_jax.exchange.tensor_map import ExchangeError, Tensors
 from raptr_jax.models.encoder_decoder import EncoderDecoderConfig
@@ -85,7 +85,7 @@ def read_t5x(folder: str | os.PathLike[str]) -> tuple[Model, Params]:
     arrays = T5XArrays(path)
     model = _model(arrays)
     tensors = _AtHuggingFace(arrays, T5.entries(model))
-    return model, params_of(T5, model, tensors)
+    return model, read_tensors(model, tensors)
   except ExchangeError as error:
     raise ExchangeError(f"{path}: {error}") from error
 

@@ -1,7 +1,7 @@
 """BERT for masked language modelling, over any path of its layers.
 
 With `norm="post"`, `activation="gelu"` and `layer_norm_epsilon=1e-12` this *is*
-the original BERT (arXiv 1810.04805); `published_bert.py` maps its tensors to
+the original BERT (arXiv 1810.04805); `exchange/bert.py` maps its tensors to
 ours. `norm="pre"` instead normalises the input of each branch, and the output
 of the stack.
 """

@@ -17,11 +17,11 @@ import jax
 from benchmarks.programs import Trainer, Workload, device_gb, memory_mb
 from benchmarks.results import Table, Value, missing
 from benchmarks.timing import Seconds, ratio, take_turns
+from raptr_jax.exchange.hugging_face import read_tensors
 from raptr_jax.models import flops
 from raptr_jax.models.bert import BertConfig
 from raptr_jax.models.decoder import DecoderConfig
 from raptr_jax.models.masked_stack import full_paths
-from raptr_jax.models.published_bert import params_from_published
 from raptr_jax.models.remat import POLICIES
 from raptr_jax.training.partitioning import Partitioner
 
@@ -57,7 +57,7 @@ def run(size: str, rounds: int) -> Iterator[Table]:
   for workload in workloads(size):
     yield steps(workload, rounds, has_peer)
     if has_peer and isinstance(workload.config, BertConfig):
-      yield same_loss(workload, workload.config)
+      yield same_loss(workload)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,17 +148,13 @@ def _row(
   }
 
 
-def same_loss(workload: Workload, config: BertConfig) -> Table:
+def same_loss(workload: Workload) -> Table:
   """Whether both BERTs have the same loss with the same parameters."""
-  from benchmarks.torch_steps import TorchTrainer, published_tensors
+  from benchmarks.torch_steps import TorchTrainer, tensors_of
 
   theirs = TorchTrainer(workload)
   model = workload.model()
-  params = params_from_published(
-    published_tensors(theirs.model),
-    config,
-    head_dim=config.embed_dim // config.num_heads,
-  )
+  params = jax.device_put(read_tensors(model, tensors_of(theirs.model)))
   _, metrics = Partitioner().jit(model.loss_fn)(
     params,
     workload.batch_of(0),
@@ -168,7 +164,7 @@ def same_loss(workload: Workload, config: BertConfig) -> Table:
   ours, expected = float(metrics["loss"] / metrics["weight"]), theirs.loss()
   apart, most = (
     abs(ours - expected) / expected,
-    TOLERANCE[config.dtype],
+    TOLERANCE[workload.config.dtype],
   )
   row: dict[str, Value] = {
     "check": "the same loss with the same parameters",

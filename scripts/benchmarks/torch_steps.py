@@ -11,7 +11,6 @@ near to ours as they come, and have the advantage where they differ:
 - no accuracy is computed; ours counts it.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
@@ -151,17 +150,9 @@ def _llama(
   return model, loss
 
 
-def published_tensors(model: torch.nn.Module) -> dict[str, np.ndarray]:
-  """Parameters of a BERT under the names of `models/published_bert.py`."""
-  tensors = {}
-  for name, parameter in model.named_parameters():
-    tensor = parameter.detach().float().cpu().numpy()
-    name = re.sub(r"layer\.(\d+)", r"layer_\1", name)
-    name = name.replace("LayerNorm.weight", "LayerNorm.gamma")
-    name = name.replace("LayerNorm.bias", "LayerNorm.beta")
-    name = name.replace("embeddings.weight", "embeddings")
-    name = name.replace("predictions.bias", "predictions.output_bias")
-    if name.endswith(".weight"):
-      name, tensor = name.replace(".weight", ".kernel"), tensor.T
-    tensors[name.replace(".", "/")] = tensor
-  return tensors
+def tensors_of(model: torch.nn.Module) -> dict[str, np.ndarray]:
+  """Parameters of a model by name."""
+  return {
+    name: parameter.detach().float().cpu().numpy()
+    for name, parameter in model.named_parameters()
+  }
