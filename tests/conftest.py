@@ -48,8 +48,10 @@ CHECKED = (
   "reports",
   "training",
   "inference.beam_search",
+  "inference.beams",
   "inference.decoding",
   "inference.generate",
+  "inference.hugging_face_beams",
   "theory",
 )
 

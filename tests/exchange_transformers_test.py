@@ -14,7 +14,7 @@ import pytest
 import sentencepiece
 
 from raptr_jax.exchange.hugging_face import FAMILIES, read_model
-from raptr_jax.exchange.tokenizer_files import read_tokenizer, write_tokenizer
+from raptr_jax.exchange.tokenizers import find_tokenizer, write_tokenizer
 from raptr_jax.inference.decoding import Decoding
 from raptr_jax.inference.generate import generate
 from raptr_jax.models.masked_stack import full_path, full_paths

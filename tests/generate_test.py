@@ -304,6 +304,34 @@ def test_a_search_stops_when_nothing_can_become_better():
   assert model.steps == 1  # What is left has 0.6 x 0.4 at most.
 
 
+@pytest.mark.parametrize(
+  ("early_stopping", "text"),
+  [
+    (None, [4, 1, 0, 0, 0]),
+    (True, [3, 4, 1, 0, 0]),
+    (False, [3, 3, 4, 1, 0]),
+    ("never", [3, 3, 3, 4, 1]),
+  ],
+)
+def test_rules_by_which_beams_end_by_hand(early_stopping, text):
+  """4 end, 3 4 end, 3 3 4 end, 3 3 3 4 end: 0.4, 0.24, 0.072, 0.0216.
+
+  Over ((5 + length) / 6)^3, as ours is, the first is the best with -0.58. Over
+  length^3, they are -0.115, -0.053, -0.041 and -0.031. Two have ended in step
+  3, where `True` stops. After step 4, False stops, since 3 3 3 4 has -0.060 at
+  its present length; "never" takes it for 5 tokens long.
+  """
+  out = write(
+    BRANCHES,
+    [[2, 2]],
+    max_new_tokens=5,
+    num_beams=2,
+    length_penalty=3.0,
+    early_stopping=early_stopping,
+  )
+  np.testing.assert_array_equal(out.tokens, [text])
+
+
 def test_enough_beams_find_the_best_of_all_texts():
   vocab, room, length_penalty = 4, 4, 2.0
   prompts = np.array([[2, 3], [3, 3], [2, 2], [3, 2]])
@@ -423,6 +451,7 @@ def test_beams_have_the_scores_of_the_whole_model(name):
     ("stop_strings", dict(stop_strings="end")),
     ("stop_strings", dict(stop_strings=("",))),
     ("stop_strings", dict(stop_strings=("end",), num_beams=2)),
+    ("early_stopping", dict(early_stopping="always")),
   ],
 )
 def test_errors_name_value_and_binding(field, values):

@@ -3,12 +3,12 @@
 import functools
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 from raptr_jax.contracts import Cache
+from raptr_jax.inference.beams import at_rows, extended, take
 from raptr_jax.inference.decoding import Decoding, Extend, text_lengths
 
 
@@ -58,7 +58,7 @@ def search_beams(
   def body(state):
     step, beams, cache = state
     last = beams.tokens[:, :, step - 1].reshape(-1)
-    logits, cache = extend(last, _at_rows(cache, beams.rows))
+    logits, cache = extend(last, at_rows(cache, beams.rows))
     return step + 1, advance(step, logits, beams), cache
 
   # All beams of a row start equal, so only the first may score.
@@ -69,7 +69,7 @@ def search_beams(
     jnp.zeros((batch, room), jnp.int32),
     jnp.full(batch, -jnp.inf),
   )
-  cache = _at_rows(cache, first.rows)
+  cache = at_rows(cache, first.rows)
   beams = advance(0, logits[first.rows], first)
   _, beams, _ = lax.while_loop(unfinished, body, (1, beams, cache))
   ended = jnp.isfinite(beams.best_scores)
@@ -89,26 +89,20 @@ def _advance(
 ) -> _Beams:
   """Adds a token; keeps the E most likely open texts and the best ended one."""
   batch, size = beams.scores.shape
-  vocab = logits.shape[-1]
-  likelihood = jax.nn.log_softmax(logits).reshape(batch, size, vocab)
-  scores = (beams.scores[..., None] + likelihood).reshape(batch, -1)
-  # Each text can end in one way only, so among 2 E at least E are open.
-  scores, choices = lax.top_k(scores, 2 * size)
-  parents, new = jnp.divmod(choices, vocab)
-  tokens = _take(beams.tokens, parents).at[:, :, step].set(new)
-  ended = new == eos_id
+  tokens, scores, parents = extended(step, logits, beams.tokens, beams.scores)
+  ended = tokens[:, :, step] == eos_id
 
   ended_scores = jnp.where(ended, scores, -jnp.inf)
-  best_tokens = _take(tokens, ended_scores.argmax(1)[:, None])[:, 0]
+  best_tokens = take(tokens, ended_scores.argmax(1)[:, None])[:, 0]
   best_scores = ended_scores.max(1)
   value = best_scores / _penalty(step + 1, decoding)
   lengths = text_lengths(beams.best_tokens, eos_id)
   better = value > beams.best_scores / _penalty(lengths, decoding)
 
   scores, kept = lax.top_k(jnp.where(ended, -jnp.inf, scores), size)
-  rows = jnp.arange(batch)[:, None] * size + _take(parents, kept)
+  rows = jnp.arange(batch)[:, None] * size + take(parents, kept)
   return _Beams(
-    _take(tokens, kept),
+    take(tokens, kept),
     scores,
     rows.reshape(-1),
     jnp.where(better[:, None], best_tokens, beams.best_tokens),
@@ -119,13 +113,3 @@ def _advance(
 def _penalty(length: Any, decoding: Decoding) -> Any:
   """The divisor of the log-likelihood of a text of this length."""
   return ((5 + length) / 6) ** decoding.length_penalty
-
-
-def _take(x: Array, index: Int[Array, "B M"]) -> Array:
-  """x[b, index[b]] for every row b of x [B, E, ...]."""
-  return jax.vmap(lambda row, chosen: row[chosen])(x, index)
-
-
-def _at_rows(cache: Cache, rows: Int[Array, "R"]) -> Cache:
-  """Selects rows of a cache; its scalars belong to all rows."""
-  return jax.tree.map(lambda x: x[:, rows] if x.ndim else x, cache)

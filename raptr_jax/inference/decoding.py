@@ -27,7 +27,12 @@ class Decoding:
     num_beams: E; more than 1 searches for the most likely text.
     length_penalty: beams are compared by their log-likelihood over
       ((5 + length) / 6)^length_penalty (arXiv 1609.08144, equation 14, without
-      the coverage term); 0 compares log-likelihoods. T5X uses 0.6.
+      the coverage term); 0 compares log-likelihoods. T5X uses 0.6. With
+      `early_stopping`, the divisor is length^length_penalty.
+    early_stopping: when beams end. None: when no open text can still beat the
+      best ended one, as in T5X. False, True or "never": by the rule of Hugging
+      Face for its option of this name, see `hugging_face_beams.py`; its own
+      defaults are False and a `length_penalty` of 1.
     stop_strings: a text ends before the first of them, as at the end token.
   """
 
@@ -38,6 +43,7 @@ class Decoding:
   num_beams: int = 1
   length_penalty: float = 0.6
   stop_strings: tuple[str, ...] = ()
+  early_stopping: bool | str | None = None
 
   def __post_init__(self):
     sampled = self.temperature > 0
@@ -64,6 +70,10 @@ class Decoding:
         and all(self.stop_strings)
         and not (self.stop_strings and self.num_beams > 1),
         "a tuple of texts, none empty, and () if Decoding.num_beams is not 1",
+      ),
+      "early_stopping": (
+        self.early_stopping in (None, False, True, "never"),
+        "None, False, True or 'never'",
       ),
     }
     for name, (holds, expected) in checks.items():

@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from raptr_jax.contracts import Cache, LayerPath, Model, Params
-from raptr_jax.inference.beam_search import search_beams
+from raptr_jax.inference import beam_search, hugging_face_beams
 from raptr_jax.inference.decoding import Decoding, Extend, text_lengths
 
 
@@ -123,7 +123,9 @@ def generate(
   for token in lead:
     logits, cache = extend(jnp.full(len(prompts), token), cache)
   if decoding.num_beams > 1:
-    tokens, scores = search_beams(extend, logits, cache, decoding, eos_id)
+    is_ours = decoding.early_stopping is None
+    rule = beam_search if is_ours else hugging_face_beams
+    tokens, scores = rule.search_beams(extend, logits, cache, decoding, eos_id)
     return Generated(tokens, text_lengths(tokens, eos_id), scores)
   texts = _write(extend, logits, cache, decoding, eos_id, keys, stops)
   return Generated(texts.tokens, texts.lengths, texts.scores)
