@@ -31,7 +31,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 
 add_module_names = False
 autodoc_member_order = "bysource"
-autodoc_mock_imports = ["lm_eval"]  # An extra of its own.
+autodoc_mock_imports = ["lm_eval", "clu", "t5x"]  # Extras, or on no index.
 autodoc_typehints_format = "short"
 default_role = "code"
 napoleon_use_ivar = True
