@@ -196,6 +196,14 @@ def test_the_command_line_imports_and_exports(place, capsys, monkeypatch):
   assert raptr_jax.load("back/three").model.stacks == {"stack": 3}
 
 
+def test_an_import_is_sound(place, imports, monkeypatch, capsys):
+  monkeypatch.chdir(place)
+  model_dir = "--gin.MODEL_DIR='back/causal'"
+  main.main(["--run_mode=prepare", model_dir])
+  main.main(["--run_mode=verify", model_dir])
+  assert "can be resumed from step 0 of 1" in capsys.readouterr().out
+
+
 def test_an_imported_run_is_the_start_of_another(place, imports, monkeypatch):
   monkeypatch.chdir(place)
   size = imports["bert"].vocabulary.size

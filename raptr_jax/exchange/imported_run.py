@@ -27,7 +27,7 @@ from raptr_jax.training.experiment import Experiment
 from raptr_jax.training.setup import parameter_count
 from raptr_jax.training.state import TrainState
 
-STEP = 1  # Of the checkpoint: the run has one, which is done.
+STEP = 0  # Of the checkpoint: nothing has been trained here.
 LENGTH = 512  # Tokens of a row, or as many as the model has positions.
 TASK = "imported"
 
@@ -88,7 +88,7 @@ def _configured(
     "MIXTURE_OR_TASK_NAME": TASK,
     "VOCABULARY_PATH": vocabulary,
     "VOCABULARY_SIZE": tokenizer.vocabulary().size,
-    "TRAIN_STEPS": STEP,
+    "TRAIN_STEPS": STEP + 1,
     "WARMUP_STEPS": 0,
     "BATCH_SIZE": 32,
     "task.TextTask.lower_case": tokenizer.lower_case,
@@ -139,7 +139,7 @@ def _family_settings(model: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
 
 
 def _save(experiment: Experiment, params: Params, folder: str) -> None:
-  """Saves the checkpoint of a run that has done its only step."""
+  """Saves the checkpoint that a run begins with."""
   params = jax.tree.map(jnp.asarray, params)
   state = TrainState(
     jnp.asarray(STEP), params, experiment.optimizer.init(params)
