@@ -55,7 +55,7 @@ def report(table: FineTuningTable, results: Path, command: str) -> Place:
       _score_table(scores, known),
       "Differences to dense pretraining, paired by seed, with 95 % intervals:",
       _difference_table(scores),
-      _notes(table),
+      _notes(table, known),
       _losses(table),
       *_pairs(table),
       "## Where and when",
@@ -109,7 +109,10 @@ def _difference_table(scores: dict[tuple[str, str], dict[int, float]]) -> str:
   return markdown_table(["pretraining", *METRICS.values()], lines)
 
 
-def _notes(table: FineTuningTable) -> str:
+def _notes(table: FineTuningTable, known: list[dict[str, Any]]) -> str:
+  sizes = {x["task"]: x["train_examples"] for x in known}
+  told = ", ".join(f"{sizes[t]:,} of {t}" for t in TASKS if t in sizes)
+  examples = f"\nTraining examples: {told}." if told else ""
   return f"""\
 Metrics are times 100, on the validation sets, as mean ± standard deviation over
 {table.seeds} seeds of fine-tuning: of the new head, the order of the examples,
@@ -117,7 +120,7 @@ and dropout. Each row is pretrained once, with seed 0: what another pretraining
 seed would change is not in these intervals. Of each task, the choice of learning
 rate and batch size is the row's own, by its first seed on the same validation
 set, which makes all scores a little optimistic; so does that each trial counts
-by its best epoch. The commonest label is that of the training set."""
+by its best epoch. The commonest label is that of the training set.{examples}"""
 
 
 def _losses(table: FineTuningTable) -> str:
