@@ -1,6 +1,9 @@
 """The table of fine-tuned models: what it runs, and its page."""
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +11,7 @@ from fine_tuning import finetune_pages
 from fine_tuning.finetune_runs import SCRATCH, TASKS, FineTuningTable
 from raptr_jax import main
 
+ROOT = Path(__file__).resolve().parent.parent
 FLAGS = (
   "--gin.TEXT_DIR='books'",
   "--gin.FINE_TUNING_DIR='glue'",
@@ -59,6 +63,7 @@ def leave(part, scores):
     "task": part.task,
     "seeds": trials,
     "baseline": {"score": 50.0},
+    "train_examples": 4_000,
     **VERSIONS,
   }
   (part.folder / "results.json").write_text(json.dumps(found), "utf-8")
@@ -75,7 +80,19 @@ def test_the_page_shows_means_and_differences_by_seed(table, tmp_path):
   assert "| RaPTr 6-8-10-12 | +3.0 (+3.0 to +3.0) | – | – |" in page
   assert "| gradual stacking | – | – | – |" in page
   assert "| commonest label | 50.0 | – | – |" in page
+  assert "Training examples: 4,000 of cola." in page
   assert page.count("runs/fine_tune.gin") == 4 * len(TASKS)
+
+
+def test_the_committed_page_shows_the_commands_of_its_runs():
+  text = (ROOT / "results" / "bert_finetune_tiny.md").read_text("utf-8")
+  command = re.search(r"^python scripts/reproduce.py (.*)$", text, re.M)[1]
+  flags = [word for word in shlex.split(command) if word.startswith("--gin.")]
+  table = FineTuningTable.of("tiny", Path("runs/reproduce"), tuple(flags), 5)
+  runs = table.pretraining().values()
+  expected = [x.command() for x in (*runs, *table.parts())]
+  found = re.findall(r"^python -m raptr_jax.main .*$", text, re.M)
+  assert found == expected
 
 
 def test_fewer_seeds_than_wanted_are_not_enough(table):

@@ -974,7 +974,11 @@ def test_committed_pages_record_their_runs(page):
 
 @pytest.mark.parametrize(
   "page",
-  sorted((ROOT / "results").glob("*_tiny.md")),
+  sorted(
+    path
+    for path in (ROOT / "results").glob("*_tiny.md")
+    if path.name.removesuffix("_tiny.md") in TABLES
+  ),
   ids=lambda path: path.name,
 )
 def test_committed_pages_show_the_commands_of_their_table(page):

@@ -58,6 +58,7 @@ def parser(description: str) -> argparse.ArgumentParser:
   modes.add_argument(
     "--run_mode",
     choices=RUN_MODES,
+    metavar="MODE",
     default="train",
     help="what to do, see below (default: %(default)s)",
   )
