@@ -24,14 +24,17 @@ def train_and_export(out: str, *flags: str) -> None:
 
 
 def generate(folder: str, prompt: str, max_new_tokens: int = 24) -> str:
-  """What transformers writes with the model in a folder, greedily."""
+  """What transformers writes with the model in a folder, greedily.
+
+  Its pipeline decodes what is new by itself, and so loses the space before it.
+  """
   import transformers
 
-  write = transformers.pipeline(
-    "text-generation", model=folder, tokenizer=folder
-  )
-  found = write(prompt, max_new_tokens=max_new_tokens, do_sample=False)
-  return str(found[0]["generated_text"])
+  tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+  model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+  read = tokenizer(prompt, return_tensors="pt")
+  found = model.generate(**read, max_new_tokens=max_new_tokens, do_sample=False)
+  return str(tokenizer.decode(found[0], skip_special_tokens=True))
 
 
 if __name__ == "__main__":

@@ -92,4 +92,4 @@ def test_transformers_write_what_we_write(name, layers, served):
   written = module.generate(str(out / name), prompt, max_new_tokens=5)
   run = raptr_jax.load(out / "decoder")
   ours = run.write(prompt, layers, max_new_tokens=5)
-  assert written.removeprefix(prompt).strip() == ours.strip()
+  assert written.split() == f"{prompt} {ours}".split()

@@ -140,7 +140,10 @@ def write_tokenizer(
     special_tokens=list(zip([*first, *last], [*before, *after])),
   )
   files.write_text(folder / JSON, tokenizer.to_str(pretty=True))
-  files.write_json(folder / CONFIG, _fields(vocabulary))
+  fields = _fields(vocabulary)
+  if not (before and after):  # All but BERT have no types of tokens.
+    fields["model_input_names"] = ["input_ids", "attention_mask"]
+  files.write_json(folder / CONFIG, fields)
 
 
 def _with_sentinels(
