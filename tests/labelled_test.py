@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from raptr_jax.tasks.downstream import metrics, sources
-from raptr_jax.tasks.labelled import glue
+from raptr_jax.tasks.labelled import glue, squad
 from raptr_jax.tasks.labelled.bert_rows import shortened, token_features
 
 # One line as GLUE's own files have it: header, line, texts, label.
@@ -229,6 +229,13 @@ def test_tfds_has_the_same_features_classes_and_splits(name, tmp_path):
     assert not hasattr(features["label"], "num_classes")
 
 
+def test_a_set_that_is_not_prepared_is_named(tmp_path):
+  pytest.importorskip("tensorflow_datasets")
+  for task in (glue.TASKS["cola"], squad.TASKS["squad"]):
+    with pytest.raises(FileNotFoundError, match="FINE_TUNING_TFDS_DIR"):
+      task.examples_from_tfds("train", str(tmp_path))
+
+
 def test_records_of_tfds_are_examples(monkeypatch):
   records = [
     {"premise": "b", "hypothesis": "c", "label": 2, "idx": 1},
@@ -236,7 +243,7 @@ def test_records_of_tfds_are_examples(monkeypatch):
   ]
   asked = []
 
-  def found(*arguments):
+  def found(*arguments, macros):
     asked.append(arguments)
     return iter(records)
 

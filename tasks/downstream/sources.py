@@ -9,9 +9,14 @@ from raptr_jax.tasks import extras
 
 
 def find_file(
-  folder: str, names: Sequence[str], macro: str = "DOWNSTREAM_DIR"
+  folder: str, names: Sequence[str], *, macros: str = "DOWNSTREAM"
 ) -> Path:
-  """The first of these files that exists in a folder, which a macro names.
+  """The first of these files that exists in a folder.
+
+  Args:
+    folder: where to look.
+    names: of the files.
+    macros: beginning of the macros that say where, for the message.
 
   Raises:
     FileNotFoundError: none exists.
@@ -22,7 +27,7 @@ def find_file(
       return path
   raise FileNotFoundError(
     f"none of {', '.join(map(str, paths))} exists: put the original file "
-    f"there, or set --gin.{macro} to the folder that has it"
+    f"there, or set --gin.{macros}_DIR to the folder that has it"
   )
 
 
@@ -40,9 +45,19 @@ def rows(path: Path) -> Iterator[Any]:
 
 
 def tfds_records(
-  name: str, split: str, data_dir: str | None
+  name: str,
+  split: str,
+  data_dir: str | None,
+  *,
+  macros: str = "DOWNSTREAM",
 ) -> Iterator[dict[str, Any]]:
   """The records of a split of a prepared TFDS set.
+
+  Args:
+    name: of the set, with its version.
+    split: its name there.
+    data_dir: folder of the prepared sets; None for TFDS's default.
+    macros: beginning of the macros that say where, for the message.
 
   Raises:
     FileNotFoundError: the set is not prepared.
@@ -58,8 +73,8 @@ def tfds_records(
     raise FileNotFoundError(
       f"the TFDS set {name!r} is not prepared in "
       f"{data_dir or 'the default folder of TFDS'}: run "
-      f"`tfds build {name}{where}`, correct --gin.DOWNSTREAM_TFDS_DIR, or set "
-      "--gin.DOWNSTREAM_DIR to a folder of original files"
+      f"`tfds build {name}{where}`, correct --gin.{macros}_TFDS_DIR, or set "
+      f"--gin.{macros}_DIR to a folder of original files"
     )
   dataset = builder.as_dataset(split=split, shuffle_files=False)
   return map(plain, tfds.as_numpy(dataset))

@@ -20,6 +20,7 @@ from raptr_jax.tasks.downstream.task import (
 
 MATCHES = {"exact": metrics.exact_match, "f1": metrics.token_f1}
 METRICS = tuple(MATCHES)
+MACROS = "FINE_TUNING"
 PROMPT = "question: {question} context: {context}"
 
 
@@ -69,7 +70,7 @@ class SpanTask:
     """
     official = {"train": "train", "validation": "dev"}[split]
     path = sources.find_file(
-      folder, (f"{official}-{self.version}.json",), "FINE_TUNING_DIR"
+      folder, (f"{official}-{self.version}.json",), macros=MACROS
     )
     try:
       examples = [
@@ -97,7 +98,8 @@ class SpanTask:
       FileNotFoundError: the set is not prepared.
     """
     name = f"squad/{self.version}:3.0.0"
-    return [_example(r) for r in sources.tfds_records(name, split, data_dir)]
+    records = sources.tfds_records(name, split, data_dir, macros=MACROS)
+    return [_example(record) for record in records]
 
   def scores(
     self, examples: Sequence[SpanExample], predictions: Sequence[str]

@@ -144,7 +144,9 @@ class LabelledTask:
       FileNotFoundError: the set is not prepared.
     """
     part = self.splits[split]
-    records = sources.tfds_records(self.tfds_name, part.tfds, data_dir)
+    records = sources.tfds_records(
+      self.tfds_name, part.tfds, data_dir, macros="FINE_TUNING"
+    )
     examples = [self._from_record(record, part) for record in records]
     return sorted(examples, key=lambda example: example.index)
 
