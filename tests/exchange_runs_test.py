@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import sentencepiece
 
 import raptr_jax
 from raptr_jax import main
@@ -247,6 +248,33 @@ def test_t5_has_more_rows_than_tokens(place, tmp_path):
   assert found.vocabulary().sentinel_ids[0] == plain.size + 99
   with pytest.raises(ExchangeError, match="rows: expected the model's own"):
     find_tokenizer(tmp_path, plain.size + 99, has_sentinels=True)
+
+
+def test_a_llama_has_a_sentencepiece_model_of_merges(place, tmp_path):
+  """Its control pieces are <s> and </s>, and it has none for padding."""
+  text = [path.read_text("utf-8") for path in (place / "text").iterdir()]
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(text),
+    model_prefix=str(tmp_path / "tokenizer"),
+    model_type="bpe",
+    vocab_size=600,
+    byte_fallback=True,
+    normalization_rule_name="identity",
+    remove_extra_whitespaces=False,
+    minloglevel=2,
+  )
+  found = find_tokenizer(tmp_path, 600, has_sentinels=False)
+  vocabulary = found.vocabulary()
+  assert (vocabulary.cls_id, vocabulary.eos_id) == (1, 2)
+  assert vocabulary.pad_id == vocabulary.eos_id
+  out = tmp_path / "out"
+  out.mkdir()
+  write_tokenizer(out, vocabulary, before=[1])
+  written = TokenizerJsonVocabulary(str(out / "tokenizer.json"))
+  for sample in (*text[:30], *TEXTS[:2], "日本語 🙂", ""):
+    ids = vocabulary.encode(sample)
+    assert written.encode(sample) == ids
+    assert written.decode(ids) == vocabulary.decode(ids)
 
 
 @pytest.mark.parametrize("lower_case", [True, False])

@@ -35,6 +35,7 @@ from raptr_jax.tasks.text.vocabulary import (
 CONFIG = "tokenizer_config.json"
 WORDPIECE, JSON = "vocab.txt", "tokenizer.json"
 SENTENCEPIECE = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+SPACE = "▁"  # What stands for a space in pieces.
 T5_SENTINELS = 100  # That a T5's folder does not count, if it does not say.
 
 
@@ -235,27 +236,62 @@ def _wordpiece(vocabulary: WordPieceVocabulary) -> Any:
   return tokenizer
 
 
+def _pieces(
+  proto: Any, protocol: Any, vocabulary: SentencePieceVocabulary
+) -> Any:
+  """The model of a `tokenizers.Tokenizer`: unigram, or merges of pairs."""
+  tokenizers = extras.require("tokenizers")
+  spec = proto.trainer_spec
+  if spec.model_type == protocol.TrainerSpec.UNIGRAM:
+    return tokenizers.models.Unigram(
+      [(piece.piece, piece.score) for piece in proto.pieces],
+      unk_id=spec.unk_id,
+      byte_fallback=spec.byte_fallback,
+    )
+  if spec.model_type != protocol.TrainerSpec.BPE:
+    raise ExchangeError(
+      f"{vocabulary.path} is neither a unigram nor a BPE model: no others can be"
+      " written as a tokenizer.json"
+    )
+  ids = {piece.piece: number for number, piece in enumerate(proto.pieces)}
+  return tokenizers.models.BPE(
+    ids,
+    _merges(proto, protocol, ids),
+    unk_token=proto.pieces[spec.unk_id].piece,
+    fuse_unk=True,
+    byte_fallback=spec.byte_fallback,
+  )
+
+
+def _merges(
+  proto: Any, protocol: Any, ids: Mapping[str, int]
+) -> list[tuple[str, str]]:
+  """The pairs of pieces that are merged, first those of the best score.
+
+  A SentencePiece model has only their results; every pair that gives one may
+  be merged to it.
+  """
+  normal = protocol.ModelProto.SentencePiece.NORMAL
+  found = [
+    (-piece.score, ids[left], ids[right], (left, right))
+    for piece in proto.pieces
+    if piece.type == normal
+    for cut in range(1, len(piece.piece))
+    if (left := piece.piece[:cut]) in ids
+    and (right := piece.piece[cut:]) in ids
+  ]
+  return [pair for *_, pair in sorted(found)]
+
+
 def _sentencepiece(model: bytes, vocabulary: SentencePieceVocabulary) -> Any:
-  """A `tokenizers.Tokenizer` of a SentencePiece unigram model."""
+  """A `tokenizers.Tokenizer` of a SentencePiece model."""
   tokenizers = extras.require("tokenizers")
   # Its classes are made when it is imported.
   protocol: Any = importlib.import_module(
     "sentencepiece.sentencepiece_model_pb2"
   )
   proto = protocol.ModelProto.FromString(model)
-  if proto.trainer_spec.model_type != protocol.TrainerSpec.UNIGRAM:
-    raise ExchangeError(
-      f"{vocabulary.path} is not a unigram model: only those can be written as"
-      " a tokenizer.json"
-    )
-  pieces = [(piece.piece, piece.score) for piece in proto.pieces]
-  tokenizer = tokenizers.Tokenizer(
-    tokenizers.models.Unigram(
-      pieces,
-      unk_id=proto.trainer_spec.unk_id,
-      byte_fallback=proto.trainer_spec.byte_fallback,
-    )
-  )
+  tokenizer = tokenizers.Tokenizer(_pieces(proto, protocol, vocabulary))
   spec = proto.normalizer_spec
   steps: list[Any] = []
   if spec.precompiled_charsmap:
@@ -263,12 +299,11 @@ def _sentencepiece(model: bytes, vocabulary: SentencePieceVocabulary) -> Any:
   if spec.remove_extra_whitespaces:
     steps.append(tokenizers.normalizers.Strip())
     steps.append(tokenizers.normalizers.Replace(tokenizers.Regex(" {2,}"), " "))
+  if spec.add_dummy_prefix:  # Even before a space, unlike `Metaspace`.
+    steps.append(tokenizers.normalizers.Prepend(SPACE))
+  steps.append(tokenizers.normalizers.Replace(" ", SPACE))
   tokenizer.normalizer = tokenizers.normalizers.Sequence(steps)
   scheme = "always" if spec.add_dummy_prefix else "never"
-  metaspace = tokenizers.pre_tokenizers.Metaspace(
-    prepend_scheme=scheme, split=False
-  )
-  tokenizer.pre_tokenizer = metaspace
   tokenizer.decoder = tokenizers.decoders.Sequence(
     [
       tokenizers.decoders.ByteFallback(),
