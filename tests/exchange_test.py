@@ -56,6 +56,16 @@ MODELS = {
 }
 
 
+def test_a_pooler_is_read_and_written(tmp_path):
+  config = dataclasses.replace(MODELS["bert"].config, pooler=True)
+  model = BertMaskedLM(config)
+  params = random_params(model, 1.0)
+  write_model(tmp_path / "m", model, params)
+  found, read = read_model(tmp_path / "m")
+  assert found.config.pooler
+  jax.tree.map(np.testing.assert_array_equal, read, params)
+
+
 def random_params(model, scale):
   shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0)))
   rng = np.random.default_rng(0)

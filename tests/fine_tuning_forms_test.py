@@ -75,6 +75,14 @@ def spans_of(folder, name="squad", length=40):
   )
 
 
+@pytest.mark.parametrize("pooler", [True, False])
+def test_a_pretrained_pooler_is_kept(pooler):
+  config = dataclasses.replace(BERT.config, pooler=pooler)
+  form = made("cola", BertMaskedLM(config), None)
+  fresh = {"label_head"} if pooler else {"label_head", "pooler"}
+  assert set(form.fresh_parts) == fresh
+
+
 def test_an_answer_is_a_span_of_the_row(tmp_path):
   write_squad(tmp_path, [("who", "John")])
   form = spans_of(tmp_path)

@@ -1,5 +1,6 @@
 """BERT: `BertForMaskedLM` of Hugging Face, and the original's names."""
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -26,6 +27,7 @@ from raptr_jax.models.bert import BertConfig, BertMaskedLM
 
 LAYERS = "stack/layers"
 HEAD = "cls.predictions"
+POOLER = "bert.pooler.dense"
 
 
 def _model(fields: Fields) -> Model:
@@ -49,6 +51,14 @@ def _model(fields: Fields) -> Model:
       norm="post",
     )
   )
+
+
+def with_pooler(model: Any, tensors: Mapping[str, np.ndarray]) -> BertMaskedLM:
+  """The model with a pooler if there are tensors of one, to be fine-tuned."""
+  config = dataclasses.replace(
+    model.config, pooler=f"{POOLER}.weight" in tensors
+  )
+  return BertMaskedLM(config)
 
 
 def _fields(model: BertMaskedLM) -> dict[str, Any]:
@@ -103,7 +113,7 @@ def _entries(model: BertMaskedLM) -> Iterator[Entry]:
     )
     yield from _norm(f"{name}.output.LayerNorm", f"{LAYERS}/mlp_norm", layer)
   if model.config.pooler:
-    yield from _dense("bert.pooler.dense", "pooler")
+    yield from _dense(POOLER, "pooler")
   yield from _dense(f"{HEAD}.transform.dense", "head_dense")
   yield from _norm(f"{HEAD}.transform.LayerNorm", "head_norm")
   yield Entry(f"{HEAD}.bias", "head_bias")

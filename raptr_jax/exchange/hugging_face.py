@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 
 from raptr_jax.contracts import Model, Params
-from raptr_jax.exchange.bert import BERT, PresentNames
+from raptr_jax.exchange.bert import BERT, PresentNames, with_pooler
 from raptr_jax.exchange.family import Family, Fields
 from raptr_jax.exchange.llama import LLAMA
 from raptr_jax.exchange.safetensors_files import (
@@ -53,8 +53,11 @@ def read_model(folder: str | os.PathLike[str]) -> tuple[Model, Params]:
   fields = _read_fields(path)
   family = _family(path, fields)
   try:
+    tensors = SafetensorsFolder(path)
     model = family.model(fields)
-    params = read_tensors(model, SafetensorsFolder(path))
+    if family is BERT:
+      model = with_pooler(model, PresentNames(tensors))
+    params = read_tensors(model, tensors)
   except ExchangeError as error:
     raise ExchangeError(f"{path}: {error}") from error
   return model, params

@@ -65,7 +65,8 @@ class BertLabels:
 
   @property
   def fresh_parts(self) -> tuple[str, ...]:
-    return ("label_head", "pooler")
+    has_pooler = self.pretrained.config.pooler
+    return ("label_head",) if has_pooler else ("label_head", "pooler")
 
   @property
   def metrics(self) -> tuple[str, ...]:

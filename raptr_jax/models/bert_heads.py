@@ -1,8 +1,8 @@
 """BERT with a head for labels, to be fine-tuned (arXiv 1810.04805, section 4).
 
 The encoder is that of a pretrained BERT, under the same names, so that its
-parameters fit. What is new, the head and the pooler where it has one, starts
-afresh.
+parameters fit. The head starts afresh, and so does the pooler unless the model
+has one.
 """
 
 import abc
