@@ -224,7 +224,8 @@ def _experiment(done: str) -> Any:
     run = configuration.build("RUN")
   if not isinstance(run, Experiment):
     raise ConfigurationError(
-      f"only training can be {done}: leave out {EVALUATE}."
+      f"only training can be {done}, and RUN is {type(run).__name__}: leave out"
+      " the file of runs/ that sets it."
     )
   return run
 
